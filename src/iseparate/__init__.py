@@ -1,0 +1,54 @@
+"""Music source separation: a song goes in, its stems come out.
+
+Importing the package is light; PyTorch is imported when a model is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iseparate.engine.separator import Excerpt, Progress, Separator, SongResult
+    from iseparate.errors import IseparateError
+    from iseparate.types import Audio, ModelSpec, Stems
+    from iseparate.weights.load import import_checkpoint, load_model
+
+__version__ = metadata.version("iseparate")
+
+_HOMES = {
+    "Audio": "types",
+    "Excerpt": "engine.separator",
+    "IseparateError": "errors",
+    "ModelSpec": "types",
+    "Progress": "engine.separator",
+    "Separator": "engine.separator",
+    "SongResult": "engine.separator",
+    "Stems": "types",
+    "import_checkpoint": "weights.load",
+    "load_model": "weights.load",
+}
+
+__all__ = [
+    "Audio",
+    "Excerpt",
+    "IseparateError",
+    "ModelSpec",
+    "Progress",
+    "Separator",
+    "SongResult",
+    "Stems",
+    "__version__",
+    "import_checkpoint",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iseparate' has no attribute {name!r}")
+    return getattr(import_module(f"iseparate.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

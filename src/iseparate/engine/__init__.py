@@ -1,0 +1,1 @@
+"""Separation: file -> decode -> chunk -> model -> overlap-add -> stems -> encode."""

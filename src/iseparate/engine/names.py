@@ -1,0 +1,111 @@
+"""Where stems go: file names made from song names, tags and templates, none of which is trusted."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from iseparate.errors import UsageError
+
+DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
+FIELDS = ("track", "stem", "ext", "model", "title", "artist", "album")
+MANIFEST_NAME = "iseparate.json"
+MAX_NAME_BYTES = 180
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A template for paths below a folder.
+
+    Args:
+        folder: all outputs lie below it.
+        template: with fields of `FIELDS` in braces.
+        model: the model's id.
+
+    Raises:
+        UsageError: the template has an unknown field, leaves the folder, or does not tell stems apart.
+    """
+
+    folder: Path
+    template: str
+    model: str
+
+    def __post_init__(self) -> None:
+        try:
+            parsed = list(string.Formatter().parse(self.template))
+        except ValueError as error:
+            raise UsageError(f"the file name template {self.template!r} is not valid: {error}") from None
+        if any(spec or conversion for _, _, spec, conversion in parsed):
+            raise UsageError(f"the file name template {self.template!r} may hold plain fields only, such as {{stem}}")
+        fields = {name for _, name, _, _ in parsed if name is not None}
+        unknown = fields - set(FIELDS)
+        if unknown:
+            raise UsageError(
+                f"the file name template {self.template!r} has the unknown field {{{min(unknown)}}}; "
+                f"there is {', '.join(f'{{{name}}}' for name in FIELDS)}"
+            )
+        if "stem" not in fields:
+            raise UsageError(
+                f"the file name template {self.template!r} needs {{stem}}, else stems overwrite each other"
+            )
+        parts = Path(self.template).parts
+        if Path(self.template).is_absolute() or ".." in parts:
+            raise UsageError(
+                f"the file name template {self.template!r} leads out of the output folder; give that with -o"
+            )
+
+    def stem_path(self, track: str, stem: str, ext: str, tags: Mapping[str, str]) -> Path:
+        """Path of one stem."""
+        values = {"track": track, "stem": stem, "ext": ext, "model": self.model}
+        values |= {name: tags.get(name) or track for name in ("title", "artist", "album")}
+        safe = {name: safe_name(value) for name, value in values.items()}
+        # Each part is cleaned again as a whole, since a part can be made of several fields.
+        parts = [safe_name(part.format(**safe)) for part in Path(self.template).parts]
+        return self.folder.joinpath(*parts)
+
+    def manifest_path(self, track: str, first_stem: Path) -> Path:
+        """Path of the manifest: in the song's own folder, or beside its stems under the song's name."""
+        own_folder = any("{track}" in part for part in Path(self.template).parts[:-1])
+        return first_stem.parent / (MANIFEST_NAME if own_folder else f"{safe_name(track)}.{MANIFEST_NAME}")
+
+
+def safe_name(text: str) -> str:
+    """One path component that every file system takes: no separators, control characters, dots in front.
+
+    Two different names can become one; `track_names` tells songs apart.
+    """
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+    text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    text = _FORBIDDEN.sub("_", text)
+    text = re.sub(r"\s+", " ", text).strip().lstrip(".- ").rstrip(". ")
+    stem, dot, ext = text.rpartition(".")
+    if len(text.encode()) > MAX_NAME_BYTES:
+        keep_ext = dot + ext if stem and len(ext) <= 5 else ""
+        text = (stem if keep_ext else text).encode()[: MAX_NAME_BYTES - len(keep_ext)].decode(
+            "utf-8", "ignore"
+        ) + keep_ext
+    if text.split(".")[0].lower() in _WINDOWS_DEVICES:
+        text = f"_{text}"
+    return text or "untitled"
+
+
+def track_names(songs: Sequence[Path]) -> list[str]:
+    """A name for each song of a batch, no two alike on any file system; the first keeps its own."""
+    taken: set[str] = set()
+    names = []
+    for song in songs:
+        plain = safe_name(song.stem or song.name)
+        name, number = plain, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain} ({number})"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

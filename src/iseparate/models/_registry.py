@@ -1,0 +1,89 @@
+"""The table of architectures: filled by the files beside this one, read by everything above."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from iseparate import models
+from iseparate.errors import CheckpointError, UnknownModelError
+from iseparate.models._base import SeparationModel
+from iseparate.types import Checkpoint
+
+
+class Importer(Protocol):
+    """Reads one kind of foreign checkpoint. Both methods are pure: files in, data out."""
+
+    name: str
+
+    def recognises(self, files: Checkpoint) -> bool:
+        """True where these files are of this kind."""
+
+    def convert(self, files: Checkpoint) -> tuple[Any, dict[str, Tensor]]:
+        """The architecture's Config and a state dict that loads strictly; CheckpointError where it will not fit."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the table."""
+
+    name: str
+    model: Callable[[Any], SeparationModel]
+    config: type[Any]
+    importers: tuple[Importer, ...]
+
+
+Model = TypeVar("Model", bound=type[SeparationModel])
+
+_TABLE: dict[str, Architecture] = {}
+
+
+def register(name: str, *, config: type[Any], importers: tuple[Importer, ...] = ()) -> Callable[[Model], Model]:
+    """Put the decorated network into the table under `name`."""
+
+    def add(model: Model) -> Model:
+        if name in _TABLE:
+            raise ValueError(f"two architectures are registered as {name!r}")
+        _TABLE[name] = Architecture(name, model, config, importers)
+        return model
+
+    return add
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """Every architecture by name."""
+    for module in pkgutil.iter_modules(models.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{models.__name__}.{module.name}")
+    return dict(sorted(_TABLE.items()))
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture registered as `name`; UnknownModelError with the nearest names."""
+    table = architectures()
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3) or list(table)
+        raise UnknownModelError(f"no architecture is called {name!r}; there is {', '.join(near)}")
+    return table[name]
+
+
+def find_importer(files: Checkpoint, arch: str | None = None) -> tuple[Architecture, Importer]:
+    """The one importer that recognises these files, among those of `arch` or of all architectures."""
+    candidates = [architecture(arch)] if arch else list(architectures().values())
+    fitting = [(a, i) for a in candidates for i in a.importers if i.recognises(files)]
+    names = ", ".join(files) or "no files"
+    if not fitting:
+        tried = ", ".join(i.name for a in candidates for i in a.importers)
+        raise CheckpointError(f"no importer recognises this checkpoint ({names}); tried: {tried}")
+    if len(fitting) > 1:
+        several = ", ".join(f"{a.name} ({i.name})" for a, i in fitting)
+        raise CheckpointError(f"several importers recognise {names}: {several}; name one with arch=")
+    return fitting[0]

@@ -1,0 +1,249 @@
+"""From a name to a model that is ready to run: card -> verify -> import -> strict load."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from iseparate.errors import CheckpointError, UnknownModelError, UsageError
+from iseparate.models._base import SeparationModel
+from iseparate.models._registry import Architecture, architecture, find_importer
+from iseparate.weights.card import Card, find_card
+from iseparate.weights.read import read_checkpoint
+from iseparate.weights.source import Progress
+from iseparate.weights.store import WEIGHTS_NAME, Entry, Store
+
+FORMAT = 1
+METADATA_KEY = "iseparate"
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model in eval mode, and where it comes from."""
+
+    id: str
+    """The card's id, or the file's name."""
+    model: SeparationModel
+    arch: str
+    config: Any
+    weights_sha256: str
+    card: Card | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors and what is needed to build their network."""
+
+    arch: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+
+
+def load_model(
+    name: str | Path, *, store: Store | None = None, settings: Mapping[str, Any] | None = None
+) -> SeparationModel:
+    """A network in eval mode: ``[B, C, T]`` -> ``[B, S, C, T]``; ``model.spec.stems`` names S.
+
+    Args:
+        name: the id of a card (fetched on first use), a file of our format, or an official checkpoint: a file, or
+            the folder or common prefix of several.
+        store: the cache; None: the user's.
+        settings: overrides of the architecture's Config.
+
+    Raises:
+        UnknownModelError: neither a card nor a file.
+        WeightsError: the weights cannot be fetched, verified, read or fitted.
+        UsageError: a setting that the architecture has not.
+    """
+    return load_ready(name, store=store, settings=settings).model
+
+
+def load_ready(
+    name: str | Path,
+    *,
+    store: Store | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> ReadyModel:
+    """As `load_model`, with the model's origin."""
+    if isinstance(name, Path) or _looks_like_path(name):
+        return _load_file(Path(name), settings or {})
+    card = find_card(name)
+    entry = pull(card, store or Store(), progress)
+    weights = read_weights(entry.weights_path)
+    model, config = build(weights, {**card.settings, **(settings or {})})
+    return ReadyModel(card.id, model, weights.arch, config, entry.weights_sha256, card)
+
+
+def pull(card: Card, store: Store, progress: Progress | None = None, force: bool = False) -> Entry:
+    """Make sure that a card's weights are in the cache, converted to our format."""
+
+    def convert(files: list[Path], destination: Path) -> None:
+        arch, config, state = _import(files, card.arch)
+        write_weights(destination / WEIGHTS_NAME, arch.name, config, state)
+
+    return store.pull(card, convert=convert, progress=progress, force=force)
+
+
+def import_checkpoint(
+    path: str | Path, arch: str | None = None, config: Mapping[str, Any] | None = None
+) -> SeparationModel:
+    """A model from an official checkpoint, strictly: every tensor has its place and every place its tensor.
+
+    Args:
+        path: a file, or the folder or common prefix (TensorFlow) of several.
+        arch: the architecture's name, where the files alone do not tell it.
+        config: overrides of the Config that the importer found.
+
+    Raises:
+        CheckpointError: not recognised, or does not fit; says which keys and which shapes.
+    """
+    found, its_config, state = _import([Path(path)], arch)
+    weights = Weights(found.name, dataclasses.asdict(its_config), state)
+    return build(weights, config or {})[0]
+
+
+def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[SeparationModel, Any]:
+    """The network with its tensors, in eval mode, and its Config."""
+    arch = architecture(weights.arch)
+    config = make_config(arch, weights.config, CheckpointError)
+    if settings:
+        config = make_config(arch, {**dataclasses.asdict(config), **settings}, UsageError)
+    model = _bare_model(arch, config)
+    _check_fit(model.state_dict(), weights.state)
+    model.load_state_dict(weights.state, strict=False, assign=True)  # strict but for counters nobody reads
+    return model.eval(), config
+
+
+def make_config(arch: Architecture, values: Mapping[str, Any], error: type[Exception]) -> Any:
+    """A validated Config out of plain data; raises `error` in one sentence."""
+    known = {field.name for field in dataclasses.fields(arch.config)}
+    unknown = ", ".join(sorted(set(values) - known))
+    if unknown:
+        raise error(f"{arch.name} has no setting {unknown}; it has {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(arch.config).validate_python(dict(values))
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(f"{arch.name} cannot be built{f' with this {where}' if where else ''}: {first['msg']}") from None
+
+
+def write_weights(path: Path, arch: str, config: Any, state: Mapping[str, Tensor]) -> None:
+    """Write our format: safetensors with one JSON metadata entry that names architecture and Config."""
+    about = {"format": FORMAT, "arch": arch, "config": dataclasses.asdict(config)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about)})
+
+
+def read_weights(path: Path) -> Weights:
+    """Read our format; CheckpointError where it is not that."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[METADATA_KEY])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if about["format"] > FORMAT:
+            raise CheckpointError(f"{path} was written by a newer iseparate (format {about['format']}); upgrade")
+        return Weights(str(about["arch"]), dict(about["config"]), state)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a weights file of iseparate: {error}") from error
+
+
+def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:
+    if _is_our_format(path):
+        weights = read_weights(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        arch, config, state = _import([path], None)
+        weights = Weights(arch.name, dataclasses.asdict(config), state)
+        digest = _state_sha256(state)
+    model, config = build(weights, settings)
+    return ReadyModel(path.stem, model, weights.arch, config, digest)
+
+
+def _import(paths: list[Path], arch: str | None) -> tuple[Architecture, Any, dict[str, Tensor]]:
+    files = read_checkpoint(paths)
+    found, importer = find_importer(files, arch)
+    config, state = importer.convert(files)
+    _check_fit(_bare_model(found, config).state_dict(), state)
+    return found, config, state
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves new parameters as they are allocated.
+
+    The checkpoint overwrites them all. Pages that nobody writes to cost nothing, so a hostile Config that asks for
+    a huge network is refused by its shapes before it has taken memory. (The meta device would do that too, but
+    drags in half of PyTorch's compiler: a second of CPU time.)
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+def _bare_model(arch: Architecture, config: Any) -> SeparationModel:
+    try:
+        with _NoInitialisation():
+            return arch.model(config)
+    except (RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"a network of this size cannot be built here: {error}") from error
+
+
+def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    faults = [f"missing {name}" for name in expected if name not in state and not _is_counter(name)]
+    faults += [f"unexpected {name}" for name in state if name not in expected]
+    faults += [
+        f"{name} has shape {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise CheckpointError(f"the checkpoint does not fit the network: {'; '.join(faults[:5])}{more}")
+
+
+def _is_counter(name: str) -> bool:
+    """Batch normalisation counts training batches; most formats leave the count out, and nothing here reads it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _is_our_format(path: Path) -> bool:
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def _looks_like_path(name: str) -> bool:
+    """A card's id has no separator, and no file lies under that very name with a checkpoint's ending."""
+    path = Path(name)
+    return len(path.parts) > 1 or (bool(path.suffix) and path.exists())
+
+
+def _state_sha256(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+__all__ = ["ReadyModel", "UnknownModelError", "import_checkpoint", "load_model", "load_ready", "pull"]
