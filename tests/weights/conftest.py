@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iseparate.weights import source
 from iseparate.weights.card import Card, CardFile
 
 
@@ -151,7 +150,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "127.0.0.1,localhost")
-    monkeypatch.setattr(source, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("iseparate.weights.download.BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture

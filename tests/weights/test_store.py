@@ -26,7 +26,6 @@ from iseparate.errors import (
     UsageError,
     WeightsError,
 )
-from iseparate.weights import source
 from iseparate.weights.card import Card, CardFile
 from iseparate.weights.store import Entry, Store
 
@@ -77,9 +76,7 @@ def card(server, weights: bytes, make_card: Callable[..., Card]) -> Card:
 # --- Pulling ------------------------------------------------------------------------------------------
 
 
-def test_a_pull_makes_a_complete_entry_and_drops_the_raw_files(
-    store: Store, card: Card, weights: bytes, told: Told
-):
+def test_a_pull_makes_a_complete_entry_and_drops_the_raw_files(store: Store, card: Card, weights: bytes, told: Told):
     assert store.entry(card) is None
     entry = store.pull(card, convert=join)
     assert entry.weights_path.read_bytes() == weights
@@ -109,9 +106,7 @@ def test_what_is_here_is_not_fetched_again_unless_forced(server, store: Store, c
     variant = card.model_copy(update={"id": "toy-official", "variant_of": "toy"})
     assert store.pull(variant, convert=pytest.fail).path == first.path
 
-    again = store.pull(
-        card, convert=lambda raw, to: (to / "model.safetensors").write_bytes(b"new"), force=True
-    )
+    again = store.pull(card, convert=lambda raw, to: (to / "model.safetensors").write_bytes(b"new"), force=True)
     assert len(server.requests) == 2
     assert again.weights_path.read_bytes() == b"new"
     assert files_under(again.path) == ["entry.json", "model.safetensors"]
@@ -143,7 +138,7 @@ def test_a_failed_download_leaves_no_entry_and_is_gone_on_from(
 ):
     server.pages["/b"].truncate_after = 50_000
     with monkeypatch.context() as patched:
-        patched.setattr(source, "FRUITLESS_ATTEMPTS", 1)
+        patched.setattr("iseparate.weights.download.FRUITLESS_ATTEMPTS", 1)
         with pytest.raises(DownloadError, match=r"Only 50,000 of 299,000 bytes of b\.th"):
             store.pull(card, convert=pytest.fail)
     assert store.entry(card) is None
@@ -196,9 +191,7 @@ def test_a_song_beside_the_weights_comes_with_them(server, store: Store, make_ca
     url = server.serve("/a.zip", buffer.getvalue())
     song = CardFile(name="song.mp3", source=f"{url}#song.mp3", sha256=sha256(b"la la"))
     elsewhere = CardFile(name="other.mp3", source=server.serve("/other.mp3", b"do re"))
-    card = make_card(
-        CardFile(name="w.th", source=f"{url}#w.th", sha256=sha256(weights)), examples=(song, elsewhere)
-    )
+    card = make_card(CardFile(name="w.th", source=f"{url}#w.th", sha256=sha256(weights)), examples=(song, elsewhere))
     entry = store.pull(card, convert=join)
     assert entry.weights_path.read_bytes() == weights
     store.offline = True
@@ -210,9 +203,7 @@ def test_a_song_beside_the_weights_comes_with_them(server, store: Store, make_ca
 
 
 @pytest.mark.parametrize("change", ["a bit", "cut short", "gone"])
-def test_a_tampered_entry_is_never_used_and_can_be_fetched_anew(
-    store: Store, card: Card, weights: bytes, change: str
-):
+def test_a_tampered_entry_is_never_used_and_can_be_fetched_anew(store: Store, card: Card, weights: bytes, change: str):
     path = store.pull(card, convert=join).weights_path
     if change == "a bit":
         path.write_bytes(bytes([weights[0] ^ 1]) + weights[1:])
@@ -401,11 +392,7 @@ def test_list_size_and_remove(store: Store, card: Card, weights: bytes):
     store.pull(card.model_copy(update={"id": "another"}), convert=join)
     (store.root / "models" / "rubbish").mkdir()
     assert [listed.weights_id for listed in store.list()] == ["another", "toy"]
-    assert (
-        store.size_bytes("toy")
-        == sum(path.stat().st_size for path in entry.path.iterdir())
-        > entry.size_bytes
-    )
+    assert store.size_bytes("toy") == sum(path.stat().st_size for path in entry.path.iterdir()) > entry.size_bytes
     assert store.remove("toy") is True
     assert store.entry(card) is None
     assert [listed.weights_id for listed in store.list()] == ["another"]
@@ -475,9 +462,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a kill that cannot be caught")
-def test_a_killed_download_is_never_used_and_is_gone_on_from(
-    server, store: Store, card: Card, weights: bytes
-):
+def test_a_killed_download_is_never_used_and_is_gone_on_from(server, store: Store, card: Card, weights: bytes):
     server.pages["/b"].pause_seconds = 0.05
     process = start_pull(store, card)
     parts = store.root / "downloads" / "toy"
@@ -501,9 +486,7 @@ def test_a_killed_download_is_never_used_and_is_gone_on_from(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a kill that cannot be caught")
-def test_what_a_process_killed_while_converting_leaves_is_never_used(
-    server, store: Store, card: Card, weights: bytes
-):
+def test_what_a_process_killed_while_converting_leaves_is_never_used(server, store: Store, card: Card, weights: bytes):
     staged = store.root / "staging" / "toy" / "entry"
     staged.mkdir(parents=True)
     (staged / "model.safetensors").write_bytes(b"half")
@@ -522,11 +505,9 @@ def test_two_processes_that_pull_at_once_download_once(server, store: Store, car
     assert sorted(request.path for request in server.requests) == ["/a", "/b"]
 
 
-def test_removing_takes_parts_of_downloads_too(
-    server, store: Store, card: Card, monkeypatch: pytest.MonkeyPatch
-):
+def test_removing_takes_parts_of_downloads_too(server, store: Store, card: Card, monkeypatch: pytest.MonkeyPatch):
     server.pages["/b"].truncate_after = 50_000
-    monkeypatch.setattr(source, "FRUITLESS_ATTEMPTS", 1)
+    monkeypatch.setattr("iseparate.weights.download.FRUITLESS_ATTEMPTS", 1)
     with pytest.raises(DownloadError):
         store.pull(card, convert=join)
     assert store.remove("toy") is True

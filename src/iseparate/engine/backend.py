@@ -7,9 +7,10 @@ masks and everything complex stay in PyTorch whatever the runtime can or cannot 
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,9 @@ def choose_backend(device: str = "auto", precision: Precision = "auto", runtime:
     Raises:
         BackendError: a device or runtime that is not here, or a combination that cannot be.
     """
+    for option, value, choices in (("precision", precision, Precision), ("backend", runtime, Runtime)):
+        if value not in get_args(choices):
+            raise BackendError(f"there is no {option} {value!r}; say {', '.join(get_args(choices))}")
     device = _choose_device(device)
     on_cpu = device == "cpu"
     if runtime == "auto":
@@ -89,7 +93,7 @@ def _choose_device(device: str) -> str:
         raise BackendError(f"there is no usable {kind} device on this machine; there is {there}")
     if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
         raise BackendError(f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return device
+    return "cpu" if kind == "cpu" else device
 
 
 class _EagerKernel(nn.Module):
@@ -118,11 +122,13 @@ class _RuntimeKernel(nn.Module):
         self._source = [kernel]
         self._build = build
         self._built: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+        self._building = threading.Lock()  # songs can run in threads of their own
 
     def forward(self, x: Tensor) -> Tensor:
         shape = tuple(x.shape)
-        if shape not in self._built:
-            self._built[shape] = self._build(self._source[0], x)
+        with self._building:
+            if shape not in self._built:
+                self._built[shape] = self._build(self._source[0], x)
         return self._built[shape](x)
 
 
@@ -140,9 +146,12 @@ def _openvino(kernel: nn.Module, example: Tensor, precision: str) -> Callable[[T
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         },
     )
-    request = compiled.create_infer_request()
+    of_thread = threading.local()  # a request is one run at a time
 
     def run(x: Tensor) -> Tensor:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        request = of_thread.request
         request.infer({0: x.contiguous().numpy()}, share_inputs=True)
         # A copy: the runtime writes its next result into the same memory.
         return torch.from_numpy(request.get_output_tensor().data.copy())

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import string
+import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iseparate.errors import UsageError
+from iseparate.errors import OutputError, UsageError
 
 DEFAULT_TEMPLATE = "{track}/{stem}.{ext}"
 FIELDS = ("track", "stem", "ext", "model", "title", "artist", "album")
 MANIFEST_NAME = "iseparate.json"
 MAX_NAME_BYTES = 180
+_SONG_FIELDS = ("track", "title", "artist", "album")
+_MAX_TEMPLATE_BYTES = 100
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
@@ -55,10 +58,17 @@ class Naming:
             raise UsageError(
                 f"the file name template {self.template!r} needs {{stem}}, else stems overwrite each other"
             )
+        if self.template.endswith(("/", "\\")):
+            raise UsageError(f"the file name template {self.template!r} names a folder; end it in {{stem}}.{{ext}}")
         parts = Path(self.template).parts
         if Path(self.template).is_absolute() or ".." in parts:
             raise UsageError(
                 f"the file name template {self.template!r} leads out of the output folder; give that with -o"
+            )
+        if any(len(part.format(**dict.fromkeys(FIELDS, "")).encode()) > _MAX_TEMPLATE_BYTES for part in parts):
+            raise UsageError(
+                f"the file name template {self.template!r} is too long: a part of it may have {_MAX_TEMPLATE_BYTES} "
+                "bytes of its own"
             )
 
     def stem_path(self, track: str, stem: str, ext: str, tags: Mapping[str, str]) -> Path:
@@ -66,14 +76,51 @@ class Naming:
         values = {"track": track, "stem": stem, "ext": ext, "model": self.model}
         values |= {name: tags.get(name) or track for name in ("title", "artist", "album")}
         safe = {name: safe_name(value) for name, value in values.items()}
-        # Each part is cleaned again as a whole, since a part can be made of several fields.
-        parts = [safe_name(part.format(**safe)) for part in Path(self.template).parts]
-        return self.folder.joinpath(*parts)
+        return self.folder.joinpath(*(_filled(part, safe) for part in Path(self.template).parts))
 
     def manifest_path(self, track: str, first_stem: Path) -> Path:
         """Path of the manifest: in the song's own folder, or beside its stems under the song's name."""
         own_folder = any("{track}" in part for part in Path(self.template).parts[:-1])
         return first_stem.parent / (MANIFEST_NAME if own_folder else f"{safe_name(track)}.{MANIFEST_NAME}")
+
+
+class Claims:
+    """Keeps the songs of one batch from overwriting each other's stems. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    def add(self, song: Path, paths: Iterable[Path]) -> None:
+        """Claim the paths for a song.
+
+        Raises:
+            OutputError: another song of the batch has one of them, as far as some file system can tell.
+        """
+        with self._lock:
+            for path in paths:
+                owner = self._owners.setdefault(str(path).casefold(), song)
+                if owner != song:
+                    raise OutputError(
+                        f"{song} would overwrite {path}, a stem of {owner}: the file name template does not tell the "
+                        "two apart; put {track} into it"
+                    )
+
+
+def _filled(part: str, values: Mapping[str, str]) -> str:
+    """One part of a template with its fields; where that is too long, the song's give way, never the stem's name."""
+    own = part.format(**{**values, **dict.fromkeys(_SONG_FIELDS, "")})
+    from_song = [name for _, name, _, _ in string.Formatter().parse(part) if name in _SONG_FIELDS]
+    if from_song and len(part.format(**values).encode()) > MAX_NAME_BYTES:
+        room = max(0, MAX_NAME_BYTES - len(own.encode())) // len(from_song)
+        values = {**values, **{name: _cut(values[name], room) for name in _SONG_FIELDS}}
+    # Cleaned again as a whole, since a part can be made of several fields.
+    return safe_name(part.format(**values))
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """The beginning of a text, in whole characters."""
+    return text.encode()[:max_bytes].decode("utf-8", "ignore")
 
 
 def safe_name(text: str) -> str:
@@ -88,9 +135,7 @@ def safe_name(text: str) -> str:
     stem, dot, ext = text.rpartition(".")
     if len(text.encode()) > MAX_NAME_BYTES:
         keep_ext = dot + ext if stem and len(ext) <= 5 else ""
-        text = (stem if keep_ext else text).encode()[: MAX_NAME_BYTES - len(keep_ext)].decode(
-            "utf-8", "ignore"
-        ) + keep_ext
+        text = _cut(stem if keep_ext else text, MAX_NAME_BYTES - len(keep_ext.encode())).rstrip(". ") + keep_ext
     if text.split(".")[0].lower() in _WINDOWS_DEVICES:
         text = f"_{text}"
     return text or "untitled"
@@ -105,7 +150,7 @@ def track_names(songs: Sequence[Path]) -> list[str]:
         name, number = plain, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{plain} ({number})"
+            name = f"{_cut(plain, MAX_NAME_BYTES - 8).rstrip()} ({number})"
         taken.add(name.casefold())
         names.append(name)
     return names

@@ -115,6 +115,7 @@ class StemFiles:
         try:
             for path in [self._folder, *(path.parent for path in self._paths.values())]:
                 self._make_folder(path)
+            self._check_places()
             _remove_stale(self._folder)
             self._check_space()
             self._partial = _partial_folder(self._folder)
@@ -142,6 +143,8 @@ class StemFiles:
         """Append the same stretch ``[C, n]`` of every stem."""
         for name in self._paths:
             samples = stems[name]
+            if self._storage.clip == "clamp":
+                samples = np.clip(samples, -1, 1)
             self._levels[name].add(samples)
             if self._spooled:
                 try:
@@ -206,8 +209,6 @@ class StemFiles:
     def _encode(self, name: str, samples: Samples) -> None:
         if self.gain != 1:
             samples = samples * np.float32(self.gain)
-        if self._storage.clip == "clamp":
-            samples = np.clip(samples, -1, 1)
         self._encoders[name].write(samples)
 
     def _unspool(self, name: str) -> None:
@@ -222,6 +223,12 @@ class StemFiles:
             Path(spool.name).unlink()
         except OSError as error:
             raise _output_error(error, self._folder) from error
+
+    def _check_places(self) -> None:
+        """Whatever can be foreseen to keep a file from its final name."""
+        for path in self._paths.values():
+            if path.is_dir():
+                raise OutputError(f"{path} is a folder where a stem should go; move it, or choose another place with -o")
 
     def _check_space(self) -> None:
         if self._expected_samples is None:

@@ -67,13 +67,19 @@ class Plan:
             segment_seconds: length of a segment where the model leaves it free; None: ten seconds.
 
         Raises:
-            UsageError: the overlap is out of range, or the model's segments have one length only.
+            UsageError: the overlap is out of range, the segment too short, or the model's segments have one length only.
         """
         overlap = spec.default_overlap if overlap is None else overlap
         if not 0 <= overlap < 1:
             raise UsageError(f"overlap is a share of a segment in [0, 1), for instance 0.25; got {overlap}")
         segment = _segment_samples(spec, segment_seconds)
         grid = spec.start_grid_samples
+        shortest = 2 * spec.edge_samples + grid  # of which one step of the grid is kept
+        if segment < shortest:
+            raise UsageError(
+                f"a segment of {segment / spec.sample_rate:.3f} s is too short for this model, whose own frames need "
+                f"{shortest / spec.sample_rate:.3f} s; give --segment more"
+            )
         if spec.window == "partial_sums" and overlap == 0:
             stride = segment - spec.edge_samples
             return cls("partial_sums", segment, stride, -spec.lead_samples, spec.edge_samples, grid)
@@ -125,11 +131,6 @@ class Plan:
         if self.mode != "overlap" or not self.tapered:
             return [1] * kept
         return [*range(1, (kept + 1) // 2 + 1), *range(kept // 2, 0, -1)]
-
-    @property
-    def latency_samples(self) -> int:
-        """How much of the song has to be at hand before a span in its middle can run."""
-        return self.segment_samples + (2 * self.trim_samples if self.mode == "context" else 0)
 
 
 def _segment_samples(spec: ModelSpec, segment_seconds: float | None) -> int:

@@ -54,11 +54,14 @@ def resolve_outputs(
         if stems is not None:
             raise UsageError("--stems and --two-stems exclude each other; give one of them")
         one = _output(spec, two_stems)
+        if one.name not in spec.stems:  # an alias: the same two, asked for from the other side
+            one = Output("vocals", ("vocals",))
         outputs = [one, _without(spec, one)]
     elif stems is None:
         outputs = [Output(name, (name,)) for name in spec.stems]
     else:
-        outputs = [_output(spec, name) for name in dict.fromkeys(stems)]
+        asked = [stems] if isinstance(stems, str) else stems
+        outputs = [_output(spec, name) for name in dict.fromkeys(asked)]
     if residual:
         outputs.append(Output("residual", spec.stems, from_mix=True))
     if not outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +18,9 @@ from numpy.typing import ArrayLike
 from iseparate.audio.decode import AudioInfo, Decoder
 from iseparate.audio.layout import unnamed_layout
 from iseparate.engine.backend import Backend, Precision, Runtime, choose_backend
+from iseparate.engine.jobs import run_jobs
 from iseparate.engine.manifest import Manifest, file_sha256, intact_stems, read_manifest
-from iseparate.engine.names import DEFAULT_TEMPLATE, Naming, track_names
+from iseparate.engine.names import DEFAULT_TEMPLATE, Claims, Naming, track_names
 from iseparate.engine.outputs import StemFiles, Storage
 from iseparate.engine.plan import Plan
 from iseparate.engine.request import Output, computed_stems, resolve_outputs
@@ -58,6 +60,7 @@ class SongResult:
     status: Literal["done", "skipped", "failed"]
     files: dict[str, Path] = field(default_factory=dict)
     manifest: Manifest | None = None
+    manifest_path: Path | None = None
     error: str | None = None
     seconds: float = 0.0
     """Wall time."""
@@ -76,6 +79,14 @@ class Excerpt:
     start_seconds: float = 0.0
     duration_seconds: float | None = None
     allow_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stream < 0:
+            raise UsageError(f"stream counts the sound tracks of a file from 0; got {self.stream}")
+        if not 0 <= self.start_seconds < math.inf:
+            raise UsageError(f"start is a number of seconds, 0 or more; got {self.start_seconds:g}")
+        if self.duration_seconds is not None and not 0 < self.duration_seconds < math.inf:
+            raise UsageError(f"duration is a number of seconds, more than 0; got {self.duration_seconds:g}")
 
 
 class Separator:
@@ -122,15 +133,15 @@ class Separator:
         self.backend: Backend = choose_backend(device, precision, backend)
         self.ready: ReadyModel = load_ready(model, store=store, progress=download_progress)
         self.spec = self.ready.model.spec
-        self._plan = Plan.for_model(self.spec, overlap, segment_seconds)
-        self._model = self.backend.prepare(self.ready.model)
+        self.plan = Plan.for_model(self.spec, overlap, segment_seconds)
+        self.model = self.backend.prepare(self.ready.model)
         self._shifts = _shift_samples(self.spec.sample_rate, self.spec.start_grid_samples, shifts, seed)
         self._batch_size = batch_size
         self.settings: dict[str, Any] = {
             "precision": self.backend.precision,
             "backend": self.backend.runtime,
             "overlap": overlap if overlap is not None else self.spec.default_overlap,
-            "segment_samples": self._plan.segment_samples,
+            "segment_samples": self.plan.segment_samples,
             "shifts": shifts,
             "seed": seed if shifts else None,
         }
@@ -203,6 +214,7 @@ class Separator:
         recursive: bool = False,
         skip_existing: bool = False,
         excerpt: Excerpt | None = None,
+        jobs: int = 1,
         callback: Callable[[Progress], None] | None = None,
         on_result: Callable[[SongResult], None] | None = None,
     ) -> list[SongResult]:
@@ -220,8 +232,9 @@ class Separator:
             filename: template of the paths; see `iseparate.engine.names`.
             recursive: look in the folders below a folder too.
             skip_existing: leave alone what an earlier run left whole; make what is missing or damaged.
-            callback: told of the progress within a song.
-            on_result: told of each song when it is over.
+            jobs: songs at a time; the processor's cores are shared out among them.
+            callback: told of the progress within a song, from whichever thread works on it.
+            on_result: told of each song when it is over, in the calling thread.
 
         Returns:
             one result per song, failed ones too.
@@ -237,14 +250,19 @@ class Separator:
         for result in results:
             if on_result:
                 on_result(result)
-        for song, track in zip(found, track_names(found), strict=True):
+        cancelled = threading.Event()
+        claims = Claims()
+
+        def one(song: Path, track: str) -> SongResult:
             start = time.perf_counter()
             try:
-                result = self._separate_file(
-                    song, track, naming, outputs, storage, excerpt or Excerpt(), skip_existing, callback
+                return self._separate_file(
+                    song, track, naming, outputs, storage, excerpt or Excerpt(), skip_existing, callback, cancelled, claims
                 )
             except IseparateError as error:
-                result = SongResult(song, "failed", error=str(error), seconds=time.perf_counter() - start)
+                return SongResult(song, "failed", error=str(error), seconds=time.perf_counter() - start)
+
+        for result in run_jobs(one, list(zip(found, track_names(found), strict=True)), jobs, cancelled):
             results.append(result)
             if on_result:
                 on_result(result)
@@ -260,11 +278,14 @@ class Separator:
         excerpt: Excerpt,
         skip_existing: bool,
         callback: Callable[[Progress], None] | None,
+        cancelled: threading.Event,
+        claims: Claims,
     ) -> SongResult:
         start = time.perf_counter()
         with _open(song, excerpt) as decoder:
             info = decoder.info
             paths = {o.name: naming.stem_path(track, o.name, storage.format, info.tags) for o in outputs}
+            claims.add(song, paths.values())
             manifest_path = naming.manifest_path(track, next(iter(paths.values())))
             facts: dict[str, Any] = {
                 "song_sha256": file_sha256(song),
@@ -275,7 +296,7 @@ class Separator:
             earlier = read_manifest(manifest_path) if skip_existing else None
             intact = intact_stems(earlier, manifest_path.parent, paths, facts)
             if earlier and len(intact) == len(paths):
-                return SongResult(song, "skipped", paths, earlier, seconds=time.perf_counter() - start)
+                return SongResult(song, "skipped", paths, earlier, manifest_path, seconds=time.perf_counter() - start)
             missing = [o for o in outputs if o.name not in intact]
             # What is made anew has to fit what is kept, so it takes over its gain.
             gain = 10 ** (earlier.gain_db / 20) if earlier and intact else None
@@ -285,6 +306,8 @@ class Separator:
             ) as files:
                 meter = _NullMeter(self.spec.stems)
                 for block in self._run(lambda: decoder.blocks(BLOCK_SAMPLES), info.sample_rate, info.layout, missing):
+                    if cancelled.is_set():
+                        raise KeyboardInterrupt
                     files.write(_render(block, missing))
                     meter.add(block)
                     _tell(callback, str(song), meter.samples, info.sample_rate, expected)
@@ -304,17 +327,17 @@ class Separator:
                     stems=intact | stored,
                 )
                 files.commit(manifest, manifest_path)
-        return SongResult(song, "done", paths, manifest, seconds=time.perf_counter() - start)
+        return SongResult(song, "done", paths, manifest, manifest_path, seconds=time.perf_counter() - start)
 
     def _run(
         self, blocks: Blocks, sample_rate: int, layout: Sequence[str], outputs: Sequence[Output]
     ) -> Iterator[StemBlock]:
         """The song in aligned blocks of mixture and stems."""
-        model = self._model.narrowed(computed_stems(self.spec, outputs))
+        model = self.model.narrowed(computed_stems(self.spec, outputs))
         track = (
             track_statistics(blocks(), self.spec, sample_rate, layout) if self.spec.track_statistics != "none" else ()
         )
-        plans = [self._plan.shifted(shift) for shift in self._shifts]
+        plans = [self.plan.shifted(shift) for shift in self._shifts]
         stream = SongStream(model, plans, sample_rate, layout, track, self._batch_size)
         return stream.run(blocks())
 
@@ -405,10 +428,17 @@ def _expand(songs: Sequence[str | Path], recursive: bool, out: Path) -> tuple[li
     failures = []
     for song in map(Path, songs):
         try:
-            found += find_songs(song, recursive, leave_out=[out]) if song.is_dir() else [song]
+            found += find_songs(song, recursive, leave_out=[out]) if _is_folder(song) else [song]
         except IseparateError as error:
             failures.append(SongResult(song, "failed", error=str(error)))
     return list(dict.fromkeys(found)), failures
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no permission, too long a name: opening it will say so
+        return False
 
 
 def _checked_audio(song: Audio | ArrayLike, sample_rate: int | None) -> Audio:

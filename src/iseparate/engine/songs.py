@@ -31,7 +31,7 @@ def find_songs(folder: Path, recursive: bool = False, leave_out: Sequence[Path] 
     Raises:
         AudioReadError: no song, or the folder cannot be read.
     """
-    apart = {path.absolute() for path in leave_out}
+    apart = {path.resolve() for path in leave_out}
     try:
         songs = sorted(_walk(folder, recursive, apart))
     except OSError as error:
@@ -42,12 +42,13 @@ def find_songs(folder: Path, recursive: bool = False, leave_out: Sequence[Path] 
     return songs
 
 
-def _walk(folder: Path, recursive: bool, apart: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, recursive: bool, entered: set[Path]) -> Iterator[Path]:
+    entered.add(folder.resolve())  # a link can lead back to where we have been
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if recursive and path.absolute() not in apart and not (path / MANIFEST_NAME).exists():
-                yield from _walk(path, recursive, apart)
+            if recursive and path.resolve() not in entered and not (path / MANIFEST_NAME).exists():
+                yield from _walk(path, recursive, entered)
         elif path.suffix.lower() in EXTENSIONS:
             yield path

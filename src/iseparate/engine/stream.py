@@ -31,7 +31,9 @@ class ChannelMap:
     """A song's channels as the network wants them: one signal per stereo pair or lone speaker."""
 
     def __init__(self, layout: Sequence[str], model_channels: int):
-        self._groups = separation_groups(layout)
+        groups = separation_groups(layout)
+        # A mono network hears the two sides of a pair one by one.
+        self._groups = groups if model_channels > 1 else [(channel,) for group in groups for channel in group]
         self._channels = len(layout)
         self._model_channels = model_channels
         self.separated = sorted(channel for group in self._groups for channel in group)
@@ -155,8 +157,12 @@ class _Lane:
         yield from self._collect(self._chunker.flush())
         if self._waiting:
             self._run()
-        self.done.push(self._overlap_add.flush(self._pushed_samples))
+        self._give(self._overlap_add.flush(self._pushed_samples))
         yield
+
+    def _give(self, samples: Array) -> None:
+        """Pass on what is finished, but not what the last span has beyond the song's end: a resampler would hear it."""
+        self.done.push(samples[..., : self._pushed_samples - self.done.total])
 
     def _collect(self, chunks: Iterator[tuple[Span, Array]]) -> Iterator[None]:
         for span, chunk in chunks:
@@ -178,7 +184,7 @@ class _Lane:
                 outputs = self._separate(chunks.reshape(-1, *chunks.shape[2:]), None)
                 outputs = outputs.reshape(*chunks.shape[:2], *outputs.shape[1:])
         for (span, _), output in zip(self._waiting, outputs.numpy(), strict=True):
-            self.done.push(self._overlap_add.push(span, output))
+            self._give(self._overlap_add.push(span, output))
         self._waiting.clear()
 
     def _separate(self, chunks: Array, track: TrackStatistics | None) -> torch.Tensor:

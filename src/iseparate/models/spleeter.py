@@ -92,28 +92,33 @@ class Config:
 
 
 class Doubling(nn.ConvTranspose2d):
-    """Transposed convolution, kernel 5, stride 2, cropped as TensorFlow's "same" is: ``[B, C, H, W]`` -> ``2H, 2W``.
+    """Transposed convolution, kernel 5, stride 2: ``[B, C, H, W]`` -> ``[B, C', 2H, 2W]``.
 
     With one output channel the usual kernels starve, so there the four phases of the output are computed as channels
-    of one 3x3 convolution and interleaved: a third of the time. Elsewhere the bias is added afterwards, since on a
-    CPU the transposed convolution takes up to twice the time with one.
+    of one 3x3 convolution and interleaved: a third of the time.
     """
 
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 5, stride=2, padding=2, output_padding=1)
+
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        assert output_size is None
-        assert self.bias is not None
         if self.out_channels > 1:
-            full = F.conv_transpose2d(x, self.weight, stride=2)
-            return full[..., 1:-2, 1:-2] + self.bias[:, None, None]
-        # Output row 2p reads input rows p-1, p through taps 3, 1; row 2p+1 reads p-1, p, p+1 through taps 4, 2, 0.
-        taps = torch.tensor([[3, 1, 5], [4, 2, 0]], device=x.device)  # tap 5 is the zero that is padded on
+            return super().forward(x, output_size)
+        assert self.bias is not None
+        # Output row 2p reads input rows p-1, p, p+1 through taps 4, 2, 0; row 2p+1 reads p, p+1 through taps 3, 1.
+        taps = torch.tensor([[4, 2, 0], [5, 3, 1]], device=x.device)  # tap 5 is the zero that is padded on
         phases = F.pad(self.weight, (0, 1, 0, 1))[:, :, taps][..., taps]  # [in, 1, 2, 3, 2, 3]
         kernel = phases.permute(1, 2, 4, 0, 3, 5).reshape(4, self.in_channels, 3, 3)
         return F.pixel_shuffle(F.conv2d(x, kernel, self.bias.expand(4), padding=1), 2)
 
 
 class UNet(nn.Module):
-    """Logits of one stem from magnitudes: ``[B, C, frames, bins]`` -> the same shape."""
+    """Logits of one stem from magnitudes: ``[B, C, frames, bins]`` -> the same shape, both mirrored in both axes.
+
+    TensorFlow pads an even length under stride 2 by one before and two after. Mirrored it is two before and one
+    after, which is what PyTorch's ``padding=2`` comes to, without a copy of the input. So the spectra are mirrored
+    on the way in and out, and the kernels once, when they are imported.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -121,11 +126,11 @@ class UNet(nn.Module):
         up = (*reversed(config.filters[:-1]), 1)
         self.activate_down = _ACTIVATIONS[config.encoder_activation]
         self.activate_up = _ACTIVATIONS[config.decoder_activation]
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 5, stride=2) for i, o in pairwise(down))
+        self.down = nn.ModuleList(nn.Conv2d(i, o, 5, stride=2, padding=2) for i, o in pairwise(down))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for o in down[1:-1])
         # From the second step up, the input is the skip beside the last output: twice the channels.
         up_in = (down[-1], *(2 * o for o in up[:-1]))
-        self.up = nn.ModuleList(Doubling(i, o, 5, stride=2) for i, o in zip(up_in, up, strict=True))
+        self.up = nn.ModuleList(Doubling(i, o) for i, o in zip(up_in, up, strict=True))
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for o in up)
         self.dropout = nn.Dropout(0.5)
         self.last = nn.Conv2d(1, config.channels, 4, dilation=2, padding=3)
@@ -134,8 +139,7 @@ class UNet(nn.Module):
         x = magnitudes
         skips: list[Tensor] = []
         for i, conv in enumerate(self.down):
-            # TensorFlow's "same" padding of an even length under stride 2: one before, two after.
-            x = conv(F.pad(x, (1, 2, 1, 2)))
+            x = conv(x)
             skips.append(x)  # raw: the decoder sees what the normalisation has not touched
             if i < len(self.down_norm):
                 x = self.activate_down(self.down_norm[i](x))
@@ -158,7 +162,8 @@ class StemNetworks(nn.ModuleDict):
         self.mask = config.mask
 
     def forward(self, magnitudes: Tensor) -> Tensor:
-        logits = torch.stack([network(magnitudes) for network in self.values()], 1)
+        mirrored = magnitudes.flip(-1, -2)
+        logits = torch.stack([network(mirrored) for network in self.values()], 1).flip(-1, -2)
         share = logits.softmax(1) if self.mask == "softmax" else logits.sigmoid()
         return share * magnitudes[:, None]
 
@@ -401,7 +406,7 @@ def _assemble(networks: list[dict[str, Tensor]]) -> tuple[Config, dict[str, Tens
         mask="softmax" if len(stems) == 5 else "sigmoid",
     )
     state = {
-        f"networks.{stem}.{key}": tensor.contiguous()
+        f"networks.{stem}.{key}": tensor.flip(2, 3) if tensor.ndim == 4 else tensor  # mirrored: see UNet
         for stem, network in zip(stems, networks, strict=True)
         for key, tensor in network.items()
     }

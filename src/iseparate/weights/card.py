@@ -34,7 +34,8 @@ from pydantic import (
 )
 
 from iseparate.errors import UnknownModelError, UsageError
-from iseparate.weights.source import Source, Wanted, parse_source
+from iseparate.weights.order import Wanted
+from iseparate.weights.source import Source, parse_source
 
 OFFICIAL_SUFFIX = "-official"
 
@@ -83,7 +84,7 @@ class CardFile(_Frozen):
         return parse_source(self.source)
 
     def wanted(self) -> Wanted:
-        """Return the file as an order to `iseparate.weights.source.fetch`."""
+        """Return the file as an order to `iseparate.weights.fetch.fetch`."""
         return Wanted(
             name=self.name,
             source=self.parsed_source,

@@ -90,8 +90,7 @@ def pull(card: Card, store: Store, progress: Progress | None = None, force: bool
     """Make sure that a card's weights are in the cache, converted to our format."""
 
     def convert(files: list[Path], destination: Path) -> None:
-        arch, config, state = _import(files, card.arch)
-        write_weights(destination / WEIGHTS_NAME, arch.name, config, state)
+        write_weights(destination / WEIGHTS_NAME, _import(files, card.arch))
 
     return store.pull(card, convert=convert, progress=progress, force=force)
 
@@ -109,9 +108,12 @@ def import_checkpoint(
     Raises:
         CheckpointError: not recognised, or does not fit; says which keys and which shapes.
     """
-    found, its_config, state = _import([Path(path)], arch)
-    weights = Weights(found.name, dataclasses.asdict(its_config), state)
-    return build(weights, config or {})[0]
+    return build(import_weights(Path(path), arch), config or {})[0]
+
+
+def import_weights(path: Path, arch: str | None = None) -> Weights:
+    """As `import_checkpoint`, before a network is built of it."""
+    return _import([path], arch)
 
 
 def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[SeparationModel, Any]:
@@ -140,10 +142,10 @@ def make_config(arch: Architecture, values: Mapping[str, Any], error: type[Excep
         raise error(f"{arch.name} cannot be built{f' with this {where}' if where else ''}: {first['msg']}") from None
 
 
-def write_weights(path: Path, arch: str, config: Any, state: Mapping[str, Tensor]) -> None:
+def write_weights(path: Path, weights: Weights) -> None:
     """Write our format: safetensors with one JSON metadata entry that names architecture and Config."""
-    about = {"format": FORMAT, "arch": arch, "config": dataclasses.asdict(config)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    about = {"format": FORMAT, "arch": weights.arch, "config": weights.config}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.state.items()}
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about)})
 
 
@@ -165,19 +167,18 @@ def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:
         weights = read_weights(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     else:
-        arch, config, state = _import([path], None)
-        weights = Weights(arch.name, dataclasses.asdict(config), state)
-        digest = _state_sha256(state)
+        weights = _import([path], None)
+        digest = _state_sha256(weights.state)
     model, config = build(weights, settings)
     return ReadyModel(path.stem, model, weights.arch, config, digest)
 
 
-def _import(paths: list[Path], arch: str | None) -> tuple[Architecture, Any, dict[str, Tensor]]:
+def _import(paths: list[Path], arch: str | None) -> Weights:
     files = read_checkpoint(paths)
     found, importer = find_importer(files, arch)
     config, state = importer.convert(files)
     _check_fit(_bare_model(found, config).state_dict(), state)
-    return found, config, state
+    return Weights(found.name, dataclasses.asdict(config), state)
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -37,15 +37,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from iseparate.errors import ChecksumError, OfflineError, UsageError, WeightsError
 from iseparate.weights.card import Card, CardFile, Count, FileName, Identifier, Sha256
-from iseparate.weights.source import (
-    Fetched,
-    Progress,
-    Source,
-    Wanted,
-    disk_errors,
-    fetch,
-    sha256_of,
-)
+from iseparate.weights.disk import disk_errors
+from iseparate.weights.fetch import fetch
+from iseparate.weights.order import Fetched, Wanted, sha256_of
+from iseparate.weights.source import Progress, Source
 
 WEIGHTS_NAME = "model.safetensors"
 RECORD_NAME = "entry.json"

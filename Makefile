@@ -1,0 +1,69 @@
+# Every target does its own set-up. `make demo` and `make test` need make, git and Python 3.11 or newer.
+SHELL := /bin/bash
+PYTHON ?= python3
+SONG ?=
+# Which build of PyTorch: empty takes what pip finds, `cpu` asks PyTorch's own index for the CPU build.
+TORCH ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test test-all check bench docs peers clean help
+
+help:
+	@echo "make demo [SONG=path]   separate a song with real weights"
+	@echo "make test               all tests but the slow ones; make test-all runs those too"
+	@echo "make check              ruff, strict typing, the import contract"
+	@echo "make bench              figures against other tools, into bench/results"
+	@echo "make docs               the documentation, into site/"
+
+demo: $(VENV)/.run
+	@$(BIN)/iseparate demo $(if $(SONG),"$(SONG)")
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/make_peers.py
+	$(BIN)/python bench/end_to_end.py
+	$(BIN)/python bench/songs.py
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/make_zoo.py
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site build dist
+
+# What a user needs.
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.torch
+	@echo "Installing iseparate..."
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+# What a developer needs on top of it.
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Installing the development tools..."
+	@$(PIP) install -c constraints.txt -e ".[dev,plot]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch $@
+
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@bash tools/install_torch.sh $(BIN)/python "$(TORCH)"
+	@touch $@
+
+$(VENV)/bin/python:
+	@bash tools/make_venv.sh "$(PYTHON)" $(VENV)

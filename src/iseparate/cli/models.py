@@ -1,0 +1,167 @@
+"""``iseparate models list|info|pull|remove|import|export``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from iseparate.cli import console
+from iseparate.cli.console import download_bar, note, out
+from iseparate.cli.options import complete_model, open_store
+from iseparate.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from iseparate.weights.card import Card
+
+models = typer.Typer(no_args_is_help=True, help="The models: which there are, their licences, their weights.")
+
+Id = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model)]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, ending in .safetensors.")]
+
+
+@models.command("list")
+def list_models(as_json: Json = False) -> None:
+    """Every model: stems, licence, and whether its weights are here."""
+    from iseparate.weights.card import load_cards
+
+    store = open_store()
+    here = {entry.weights_id for entry in store.list()}
+    cards = load_cards().values()
+    if as_json:
+        rows = [{**card.model_dump(mode="json"), "cached": card.weights_id in here} for card in cards]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "stems", "weights", "licence of weights", "status"):
+        table.add_column(heading, overflow="fold")
+    for card in cards:
+        licence = card.weights_licence + ("" if card.commercial_use else " (not commercial)")
+        cached = "here" if card.weights_id in here else "to fetch"
+        table.add_row(card.id, ", ".join(card.stems), cached, licence, card.status)
+    out.print(table)
+
+
+@models.command()
+def info(model: Id, as_json: Json = False) -> None:
+    """All that is known of a model: origin, settings, licences, training data, scores."""
+    from iseparate.weights.card import find_card
+
+    card = find_card(model)
+    store = open_store()
+    entry = next((entry for entry in store.list() if entry.weights_id == card.weights_id), None)
+    if as_json:
+        cached = None if entry is None else {"path": str(entry.path), "sha256": entry.weights_sha256}
+        typer.echo(json.dumps({**card.model_dump(mode="json"), "cached": cached}, indent=2))
+        return
+    out.print(f"[bold]{escape(card.id)}[/bold]  {escape(card.title)}\n\n{escape(card.summary)}\n")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(card).items():
+        table.add_row(name, escape(value))
+    where = (
+        f"{entry.path} ({console.megabytes(entry.size_bytes)})"
+        if entry
+        else f"to fetch: iseparate models pull {card.id}"
+    )
+    table.add_row("weights", escape(where))
+    if entry:
+        table.add_row("sha256", entry.weights_sha256)
+    out.print(table)
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="MODEL", autocompletion=complete_model)],
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Fetch anew what is here already.")] = False,
+) -> None:
+    """Fetch and verify weights, for use offline."""
+    from iseparate.weights import load
+    from iseparate.weights.card import find_card
+
+    store = open_store()
+    for card in [find_card(name) for name in names]:
+        with download_bar() as bar:
+            entry = load.pull(card, store, bar, force)
+        out.print(f"[green]✓[/green] {card.id}: {console.megabytes(entry.size_bytes)} in {escape(str(entry.path))}")
+        out.print(f"  licence of the weights: {escape(card.weights_licence)}; trained on: {escape(card.training_data)}")
+
+
+@models.command()
+def remove(model: Id) -> None:
+    """Delete a model's weights from the cache."""
+    from iseparate.weights.card import find_card
+
+    card = find_card(model)
+    if open_store().remove(card.weights_id):
+        out.print(f"[green]✓[/green] the weights of {card.weights_id} are removed")
+    else:
+        note(f"the weights of {card.weights_id} were not here")
+
+
+@models.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint: a file, or the folder of several.")],
+    out_file: Out,
+    arch: Annotated[str | None, typer.Option(help="Architecture, where the files do not tell.")] = None,
+) -> None:
+    """Convert an official checkpoint to a weights file for [bold]-n FILE[/bold]."""
+    from iseparate.weights.load import import_weights, write_weights
+
+    _check_target(out_file)
+    weights = import_weights(checkpoint, arch)
+    fresh = out_file.with_name(out_file.name + ".part")
+    try:
+        write_weights(fresh, weights)
+        fresh.replace(out_file)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"{out_file} cannot be written: {error.strerror}; choose another with -o") from error
+    out.print(f"[green]✓[/green] {escape(str(out_file))}: {weights.arch}, {len(weights.state)} tensors")
+
+
+@models.command()
+def export(model: Id, out_file: Out) -> None:
+    """Write a model's weights, in our format, to a file of its own."""
+    from iseparate.weights import load
+    from iseparate.weights.card import find_card
+
+    _check_target(out_file)
+    with download_bar() as bar:
+        entry = load.pull(find_card(model), open_store(), bar)
+    try:
+        shutil.copyfile(entry.weights_path, out_file)
+    except OSError as error:
+        raise OutputError(f"{out_file} cannot be written: {error.strerror}; choose another with -o") from error
+    out.print(f"[green]✓[/green] {escape(str(out_file))}")
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise UsageError(f"the weights file must end in .safetensors, got {path}")
+
+
+def _facts(card: Card) -> dict[str, str]:
+    facts: dict[str, Any] = {
+        "architecture": card.arch + (" (reconstruction)" if card.reconstruction else ""),
+        "stems": ", ".join(card.stems),
+        "sample rate": f"{card.sample_rate_hz} Hz, {card.channels} channels",
+        "settings": ", ".join(f"{name} = {value}" for name, value in card.settings.items()) or "as published",
+        "status": card.status,
+        "licence of code": card.code_licence,
+        "licence of weights": card.weights_licence + ("" if card.commercial_use else ": not for commercial use"),
+        "training data": card.training_data,
+        "source": ", ".join(file.source for file in card.files),
+        "references": ", ".join(card.references),
+    }
+    for score in card.published_scores:
+        values = ", ".join(f"{stem} {value}" for stem, value in score.values.items())
+        facts[f"published, {score.dataset}"] = f"{values} ({score.metric}; {score.source})"
+    return {name: str(value) for name, value in facts.items()}

@@ -1,0 +1,103 @@
+"""``--plot``: one picture of a song's and its stems' spectra over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iseparate.audio.decode import Decoder
+from iseparate.errors import OutputError
+
+if TYPE_CHECKING:
+    from iseparate.engine.separator import Excerpt, SongResult
+
+PICTURE_NAME = "spectrograms.png"
+FRAME_SAMPLES, HOP_SAMPLES = 4096, 1024
+COLUMNS = 1200
+BANDS = 160
+LOWEST_HZ, FLOOR_DB = 40.0, -70.0
+
+
+def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
+    """Draw the song above its stems, all on one scale, into the stems' folder; returns the picture's path.
+
+    Raises:
+        OutputError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    assert result.manifest is not None
+    rate, samples = result.manifest.sample_rate_hz, result.manifest.samples
+    rows = {result.song.name: band_levels(_decoder(result.song, excerpt), samples)}
+    for stem, path in result.files.items():
+        rows[stem] = band_levels(Decoder(path), samples)
+    top_db = max(float(levels.max()) for levels in rows.values())
+    figure = Figure(figsize=(11, 1.9 * len(rows) + 0.6), layout="constrained")
+    axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    edges_hz = band_edges_hz(rate)
+    times = np.linspace(0, samples / rate, next(iter(rows.values())).shape[1] + 1)
+    for axis, (name, levels) in zip(axes, rows.items(), strict=True):
+        image = axis.pcolormesh(times, edges_hz, levels - top_db, vmin=FLOOR_DB, vmax=0, cmap="magma", rasterized=True)
+        axis.set_yscale("log")
+        axis.set_ylim(LOWEST_HZ, edges_hz[-1])
+        axis.set_yticks([100, 1000, 10000], ["100 Hz", "1 kHz", "10 kHz"])
+        axis.minorticks_off()
+        axis.set_title(name, loc="left", fontsize=10)
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=list(axes), label="dB below the loudest", shrink=0.8, pad=0.01)
+    path = next(iter(result.files.values())).parent / PICTURE_NAME
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(fresh, dpi=110, format="png", metadata={"Software": None})
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"the picture {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def band_edges_hz(sample_rate: int) -> NDArray[np.float64]:
+    """Edges of `BANDS` bands, evenly spaced on a logarithmic scale up to half the rate."""
+    return np.geomspace(LOWEST_HZ, sample_rate / 2, BANDS + 1)
+
+
+def band_levels(decoder: Decoder, samples: int) -> NDArray[np.float32]:
+    """Mean power in dB per band and column, ``[BANDS, columns]``, of a song read block by block."""
+    with decoder:
+        frames = max(1, (samples - FRAME_SAMPLES) // HOP_SAMPLES + 1)
+        columns = min(COLUMNS, frames)
+        power, count = np.zeros((columns, BANDS)), np.zeros(columns)
+        bins = np.fft.rfftfreq(FRAME_SAMPLES, 1 / decoder.info.sample_rate)
+        edges = np.searchsorted(bins, band_edges_hz(decoder.info.sample_rate)).clip(max=len(bins))
+        # A band narrower than a bin shows the bin it lies in.
+        low = np.minimum(edges[:-1], len(bins) - 1)
+        high = np.maximum(edges[1:], low + 1)
+        window = np.hanning(FRAME_SAMPLES)
+        held, done = np.zeros(0, np.float32), 0
+        for block in decoder.blocks(HOP_SAMPLES * 64):
+            held = np.concatenate([held, block.mean(0)])
+            if len(held) < FRAME_SAMPLES:
+                continue
+            cut = np.lib.stride_tricks.sliding_window_view(held, FRAME_SAMPLES)[::HOP_SAMPLES]
+            spectra = np.abs(np.fft.rfft(cut * window)) ** 2
+            sums = np.pad(np.cumsum(spectra, 1), ((0, 0), (1, 0)))
+            column = np.minimum((done + np.arange(len(cut))) * columns // frames, columns - 1)
+            np.add.at(power, column, (sums[:, high] - sums[:, low]) / (high - low))
+            np.add.at(count, column, 1)
+            done += len(cut)
+            held = held[len(cut) * HOP_SAMPLES :]
+    levels: NDArray[np.float32] = 10 * np.log10(power / np.maximum(count, 1)[:, None] + 1e-12).astype(np.float32).T
+    return levels
+
+
+def _decoder(song: Path, excerpt: Excerpt) -> Decoder:
+    return Decoder(
+        song,
+        stream=excerpt.stream,
+        start_seconds=excerpt.start_seconds,
+        duration_seconds=excerpt.duration_seconds,
+        allow_truncated=excerpt.allow_truncated,
+    )

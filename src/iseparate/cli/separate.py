@@ -1,0 +1,274 @@
+"""``iseparate separate SONG...``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from iseparate.cli import console
+from iseparate.cli.console import SongBars, fail, out
+from iseparate.cli.options import (
+    ENGINE_PANEL,
+    BackendOption,
+    BitDepth,
+    Clip,
+    Device,
+    Format,
+    Model,
+    Precision,
+    PrecisionOption,
+    Runtime,
+    Songs,
+    open_separator,
+)
+from iseparate.errors import UsageError
+
+if TYPE_CHECKING:
+    from iseparate.engine.separator import SongResult
+
+_CHOICE, _FILES, _PART = "Which stems", "Files", "Part of a song"
+
+
+def separate(
+    songs: Songs,
+    name: Model = "spleeter-2stems",
+    out_dir: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for results.")] = Path(
+        "separated"
+    ),
+    stems: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            rich_help_panel=_CHOICE,
+            help="Only these stems. Accompaniment and instrumental mean all but the vocals.",
+        ),
+    ] = None,
+    two_stems: Annotated[
+        str | None,
+        typer.Option(metavar="STEM", rich_help_panel=_CHOICE, help="This stem and no_STEM, everything else."),
+    ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option("--residual", metavar="", rich_help_panel=_CHOICE, help="Also what the stems leave of the song."),
+    ] = False,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format", "-f", metavar="FORMAT", rich_help_panel=_FILES, help="wav, flac, mp3, m4a, ogg or opus."
+        ),
+    ] = Format.wav,
+    bit_depth: Annotated[
+        BitDepth | None,
+        typer.Option(
+            metavar="BITS",
+            rich_help_panel=_FILES,
+            help="16, 24 or 32f (floating-point), for wav and flac.",
+            show_default="the song's own",
+        ),
+    ] = None,
+    bitrate: Annotated[
+        int | None, typer.Option(metavar="KBPS", rich_help_panel=_FILES, help="For mp3, m4a, ogg and opus.")
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option(metavar="NAME", rich_help_panel=_FILES, help="For m4a: aac or alac.")
+    ] = None,
+    clip: Annotated[
+        Clip,
+        typer.Option(
+            metavar="HOW",
+            rich_help_panel=_FILES,
+            help="Beyond full scale: turn all stems of the song down alike (rescale), cut each off (clamp), or leave "
+            "it (none).",
+        ),
+    ] = Clip.rescale,
+    filename: Annotated[
+        str,
+        typer.Option(
+            metavar="TEMPLATE",
+            rich_help_panel=_FILES,
+            help="Path of a stem below DIR/MODEL, of {track} {stem} {ext} {model} {title} {artist} {album}.",
+        ),
+    ] = "{track}/{stem}.{ext}",
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", metavar="", rich_help_panel=_FILES, help="Make only what is missing or damaged."
+        ),
+    ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", "-r", metavar="", rich_help_panel=_FILES, help="Search folders to the bottom."),
+    ] = False,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot", metavar="", rich_help_panel=_FILES, help="Also a picture of the song's and stems' spectra."
+        ),
+    ] = False,
+    start: Annotated[float, typer.Option(metavar="S", rich_help_panel=_PART, help="Start this many seconds in.")] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(metavar="S", rich_help_panel=_PART, help="Stop after this many seconds.")
+    ] = None,
+    stream: Annotated[int, typer.Option(metavar="N", rich_help_panel=_PART, help="Which sound track of a file.")] = 0,
+    allow_truncated: Annotated[
+        bool,
+        typer.Option(
+            "--allow-truncated", metavar="", rich_help_panel=_PART, help="Take what can be read of a damaged song."
+        ),
+    ] = False,
+    device: Device = "auto",
+    precision: PrecisionOption = Precision.auto,
+    backend: BackendOption = Runtime.auto,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=ENGINE_PANEL,
+            help="Overlap of segments, from 0 to below 1.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    segment: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S", rich_help_panel=ENGINE_PANEL, help="Length of segments, for models that leave it free."
+        ),
+    ] = None,
+    shifts: Annotated[
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=ENGINE_PANEL, help="Average N separations moved in time: N times slower."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Of the shifts.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Segments at a time: for GPUs.")
+    ] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", rich_help_panel=ENGINE_PANEL, help="Songs at a time.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print the results as JSON on stdout.")] = False,
+) -> None:
+    """Separate songs into stems (this is what [bold]iseparate SONG[/bold] does).
+
+    Stems keep the song's sample rate, channels, length, tags and cover.
+    Beside them lies iseparate.json, which says how they were made.
+    A song that fails does not stop the others.
+
+    [bold]Examples[/bold]
+    iseparate song.mp3
+    iseparate album/ -o stems --format flac --skip-existing
+    iseparate song.m4a --stems vocals --start 60 --duration 30
+    """
+    from iseparate.engine.separator import Excerpt
+
+    if plot:
+        _require_matplotlib()
+    excerpt = Excerpt(stream, start, duration, allow_truncated)
+    options = {
+        "device": device,
+        "precision": precision.value,
+        "backend": backend.value,
+        "overlap": overlap,
+        "segment_seconds": segment,
+        "shifts": shifts,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    _check_missing(songs)
+    with open_separator(name, **options) as separator, SongBars(enabled=not as_json) as bars:
+
+        def report(result: SongResult) -> None:
+            bars.remove(str(result.song))
+            if plot and result.status == "done":
+                from iseparate.cli.plot import plot_result
+
+                plot_result(result, excerpt)
+            if not as_json:
+                print_result(result)
+
+        results = separator.separate_to_files(
+            songs,
+            out_dir,
+            format=format.value,
+            bit_depth=bit_depth.value if bit_depth else None,
+            bitrate_kbps=bitrate,
+            codec=codec,
+            clip=clip.value,
+            stems=[stem.strip() for stem in stems.split(",") if stem.strip()] if stems is not None else None,
+            two_stems=two_stems,
+            residual=residual,
+            filename=filename,
+            recursive=recursive,
+            skip_existing=skip_existing,
+            excerpt=excerpt,
+            jobs=jobs,
+            callback=bars.update,
+            on_result=report,
+        )
+    failed = sum(result.status == "failed" for result in results)
+    if as_json:
+        typer.echo(json.dumps({"songs": [_as_json(result) for result in results], "failed": failed}, indent=2))
+    elif len(results) > 1:
+        out.print(_summary(results))
+    raise typer.Exit(1 if failed else 0)
+
+
+def print_result(result: SongResult) -> None:
+    """One song's outcome, for people."""
+    song = escape(result.song.name)
+    if result.status == "failed":
+        fail(result.error or "failed")
+        return
+    manifest = result.manifest
+    assert manifest is not None
+    folders = sorted({str(path.parent) for path in result.files.values()})
+    names = ", ".join(path.name for path in result.files.values())
+    verb = "kept" if result.status == "skipped" else "→"
+    out.print(f"[green]✓[/green] {song} {verb} [bold]{escape(', '.join(folders))}[/bold] ({escape(names)})")
+    if result.status == "done":
+        speed = result.song_seconds / max(result.seconds, 1e-9)
+        facts = [f"{console.clock(result.song_seconds)} of music in {result.seconds:.1f} s ({speed:.1f} × real time)"]
+        if manifest.null_db is not None:
+            facts.append(f"stems null to {manifest.null_db:.0f} dB")
+        if manifest.gain_db:
+            facts.append(f"all stems turned down by {-manifest.gain_db:.1f} dB so that none clips")
+        out.print("  " + "; ".join(facts))
+        for sentence in manifest.notes:
+            console.note(sentence)
+
+
+def _summary(results: list[SongResult]) -> str:
+    counts = {status: sum(r.status == status for r in results) for status in ("done", "skipped", "failed")}
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+def _as_json(result: SongResult) -> dict[str, Any]:
+    return {
+        "song": str(result.song),
+        "status": result.status,
+        "error": result.error,
+        "files": {stem: str(path) for stem, path in result.files.items()},
+        "seconds": round(result.seconds, 3),
+        "song_seconds": round(result.song_seconds, 3),
+        "null_db": result.manifest.null_db if result.manifest else None,
+        "gain_db": result.manifest.gain_db if result.manifest else None,
+        "manifest": result.manifest.model_dump() if result.manifest else None,
+    }
+
+
+def _check_missing(songs: list[Path]) -> None:
+    """Where a single word is neither file nor verb, it may be a mistyped verb: say so before fetching weights."""
+    if len(songs) == 1 and not songs[0].exists() and len(songs[0].parts) == 1 and not songs[0].suffix:
+        raise UsageError(f"{songs[0]} is neither a file nor a command; `iseparate --help` shows the commands")
+
+
+def _require_matplotlib() -> None:
+    import importlib.util
+
+    if not importlib.util.find_spec("matplotlib"):
+        raise UsageError("--plot needs matplotlib: pip install 'iseparate[plot]'")

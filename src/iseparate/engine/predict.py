@@ -1,0 +1,66 @@
+"""How long a song will take, and how much memory and disk, told before it starts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from iseparate.audio.decode import AudioInfo
+from iseparate.engine.outputs import Storage, needed_bytes
+from iseparate.engine.separator import Separator
+
+_BUFFER_BYTES = 60 << 20  # decoder, resamplers, encoders, and the blocks between them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What to expect of one song."""
+
+    seconds: float
+    peak_memory_bytes: int | None
+    """None where the system does not tell."""
+    disk_bytes: int
+
+
+def predict(separator: Separator, info: AudioInfo, storage: Storage | None = None) -> Prediction | None:
+    """Run one segment of noise through the network and extrapolate.
+
+    Returns None where the song does not say how long it is.
+    """
+    if info.estimated_seconds is None:
+        return None
+    storage = storage or Storage()
+    plan, spec = separator.plan, separator.spec
+    groups = max(1, (info.channels + 1) // 2)
+    noise = torch.rand(groups, spec.channels, plan.span(0).length_samples, device=separator.backend.device) - 0.5
+    model_samples = round(info.estimated_seconds * spec.sample_rate)
+    segments = sum(1 for _ in plan.spans(model_samples)) * max(1, separator.settings["shifts"])
+    with torch.inference_mode():
+        separator.model.separate_segment(noise)  # the first one also warms up
+        start = time.perf_counter()
+        separator.model.separate_segment(noise)
+        per_segment = time.perf_counter() - start
+    samples = round(info.estimated_seconds * info.sample_rate)
+    stored = storage.plan(info)
+    spooled = storage.clip == "rescale" and stored.bit_depth != "32f"
+    # Decoding, resampling and encoding take a fraction of a percent of real time; a hundredth is on the safe side.
+    seconds = segments * per_segment + 0.01 * info.estimated_seconds
+    memory = peak_memory_bytes()
+    return Prediction(
+        seconds,
+        None if memory is None else memory + _BUFFER_BYTES,
+        needed_bytes(stored, info, samples, len(spec.stems), spooled),
+    )
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process so far; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""The weights of models: cards, cache, safe readers."""
