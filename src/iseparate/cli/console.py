@@ -22,6 +22,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from iseparate.engine.separator import Progress as SongProgress
 
 out = Console(highlight=False, soft_wrap=True)
@@ -30,12 +32,23 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def fail(sentence: str) -> None:
     """One sentence on what went wrong."""
-    err.print(f"[red]error:[/red] {escape(sentence)}")
+    print_prose(f"[red]error:[/red] {escape(sentence)}", err)
 
 
 def note(sentence: str) -> None:
     """One sentence the user should know."""
-    err.print(f"[yellow]note:[/yellow] {escape(sentence)}")
+    print_prose(f"[yellow]note:[/yellow] {escape(sentence)}", err)
+
+
+def print_prose(text: str, console: Console = out) -> None:
+    """Text wrapped at words on a terminal; each paragraph on one line elsewhere."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def print_table(table: Table) -> None:
+    """A table, folded to the terminal's width; one line a row where it goes to a file or to another program."""
+    console = out if out.is_terminal else Console(highlight=False, width=10_000)
+    console.print(table)
 
 
 class SongBars:

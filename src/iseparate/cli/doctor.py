@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from iseparate.cli import console
-from iseparate.cli.console import note, out
+from iseparate.cli.console import note
 from iseparate.cli.options import BackendOption, Device, Model, Precision, PrecisionOption, Runtime, open_separator
 from iseparate.errors import IseparateError
 
@@ -47,10 +47,18 @@ def doctor(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for heading, value in facts.items():
-        table.add_row(heading.replace("_", " "), escape(value if isinstance(value, str) else json.dumps(value)))
-    out.print(table)
-    if not facts["weights_here"]:
+        table.add_row(heading.replace("_", " "), escape(_in_words(value)))
+    console.print_table(table)
+    if not facts["weights_here"] and not facts["offline"]:
         note("no weights are in the cache yet; the first separation fetches them")
+
+
+def _in_words(value: str | int | bool | list[str]) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return str(value)
 
 
 def _machine(device: str, precision: Any, backend: Any, out_dir: Path) -> dict[str, Any]:

@@ -33,19 +33,24 @@ def list_models(as_json: Json = False) -> None:
 
     store = open_store()
     here = {entry.weights_id for entry in store.list()}
-    cards = load_cards().values()
+    cards = sorted(load_cards().values(), key=lambda card: card.id)
     if as_json:
         rows = [{**card.model_dump(mode="json"), "cached": card.weights_id in here} for card in cards]
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "stems", "weights", "licence of weights", "status"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("stems")
+    table.add_column("weights", no_wrap=True)
+    table.add_column("licence")
     for card in cards:
         licence = card.weights_licence + ("" if card.commercial_use else " (not commercial)")
         cached = "here" if card.weights_id in here else "to fetch"
-        table.add_row(card.id, ", ".join(card.stems), cached, licence, card.status)
-    out.print(table)
+        mark = "" if card.status == "real weights run here" else " *"
+        table.add_row(card.id, ", ".join(card.stems), cached + mark, licence)
+    console.print_table(table)
+    if any(card.status != "real weights run here" for card in cards):
+        console.print_prose("\n* format proven by golden: these very weights were never run by the project")
 
 
 @models.command()
@@ -60,7 +65,9 @@ def info(model: Id, as_json: Json = False) -> None:
         cached = None if entry is None else {"path": str(entry.path), "sha256": entry.weights_sha256}
         typer.echo(json.dumps({**card.model_dump(mode="json"), "cached": cached}, indent=2))
         return
-    out.print(f"[bold]{escape(card.id)}[/bold]  {escape(card.title)}\n\n{escape(card.summary)}\n")
+    console.print_prose(f"[bold]{escape(card.id)}[/bold]  {escape(card.title)}\n\n{escape(card.summary)}\n")
+    if card.notes:
+        console.print_prose(escape(card.notes.strip()) + "\n")
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -74,7 +81,7 @@ def info(model: Id, as_json: Json = False) -> None:
     table.add_row("weights", escape(where))
     if entry:
         table.add_row("sha256", entry.weights_sha256)
-    out.print(table)
+    console.print_table(table)
 
 
 @models.command()
@@ -91,7 +98,9 @@ def pull(
         with download_bar() as bar:
             entry = load.pull(card, store, bar, force)
         out.print(f"[green]✓[/green] {card.id}: {console.megabytes(entry.size_bytes)} in {escape(str(entry.path))}")
-        out.print(f"  licence of the weights: {escape(card.weights_licence)}; trained on: {escape(card.training_data)}")
+        console.print_prose(
+            f"  licence of the weights: {escape(card.weights_licence)}; trained on: {escape(card.training_data)}"
+        )
 
 
 @models.command()

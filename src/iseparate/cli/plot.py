@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iseparate.audio.decode import Decoder
+from iseparate.engine.names import MANIFEST_NAME
 from iseparate.errors import OutputError
 
 if TYPE_CHECKING:
@@ -30,15 +32,19 @@ def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
     from matplotlib.figure import Figure
 
     assert result.manifest is not None
+    assert result.manifest_path is not None
     rate, samples = result.manifest.sample_rate_hz, result.manifest.samples
-    rows = {result.song.name: band_levels(_decoder(result.song, excerpt), samples)}
-    for stem, path in result.files.items():
-        rows[stem] = band_levels(Decoder(path), samples)
+    edges_hz = band_edges_hz(rate)
+    seconds = samples / rate
+    decoders = {result.song.name: _decoder(result.song, excerpt)}
+    decoders |= {stem: Decoder(path) for stem, path in result.files.items()}
+    # A stem can have another rate than its song (Opus knows but a few), and the pictures stand below each other.
+    columns = min(COLUMNS, *(_frame_count(seconds, decoder.info.sample_rate) for decoder in decoders.values()))
+    rows = {name: band_levels(decoder, seconds, columns, edges_hz) for name, decoder in decoders.items()}
     top_db = max(float(levels.max()) for levels in rows.values())
     figure = Figure(figsize=(11, 1.9 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-    edges_hz = band_edges_hz(rate)
-    times = np.linspace(0, samples / rate, next(iter(rows.values())).shape[1] + 1)
+    times = np.linspace(0, seconds, columns + 1)
     for axis, (name, levels) in zip(axes, rows.items(), strict=True):
         image = axis.pcolormesh(times, edges_hz, levels - top_db, vmin=FLOOR_DB, vmax=0, cmap="magma", rasterized=True)
         axis.set_yscale("log")
@@ -48,7 +54,8 @@ def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
         axis.set_title(name, loc="left", fontsize=10)
     axes[-1].set_xlabel("seconds")
     figure.colorbar(image, ax=list(axes), label="dB below the loudest", shrink=0.8, pad=0.01)
-    path = next(iter(result.files.values())).parent / PICTURE_NAME
+    # Named as the manifest is: songs can share a folder.
+    path = result.manifest_path.with_name(result.manifest_path.name.replace(MANIFEST_NAME, PICTURE_NAME))
     fresh = path.with_name(f".{path.name}.part")
     try:
         figure.savefig(fresh, dpi=110, format="png", metadata={"Software": None})
@@ -64,20 +71,26 @@ def band_edges_hz(sample_rate: int) -> NDArray[np.float64]:
     return np.geomspace(LOWEST_HZ, sample_rate / 2, BANDS + 1)
 
 
-def band_levels(decoder: Decoder, samples: int) -> NDArray[np.float32]:
-    """Mean power in dB per band and column, ``[BANDS, columns]``, of a song read block by block."""
+def _frame_count(seconds: float, sample_rate: int) -> int:
+    return max(1, (round(seconds * sample_rate) - FRAME_SAMPLES) // HOP_SAMPLES + 1)
+
+
+def band_levels(decoder: Decoder, seconds: float, columns: int, edges_hz: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Mean power in dB per band and column, ``[bands, columns]``, of a song read block by block."""
     with decoder:
-        frames = max(1, (samples - FRAME_SAMPLES) // HOP_SAMPLES + 1)
-        columns = min(COLUMNS, frames)
-        power, count = np.zeros((columns, BANDS)), np.zeros(columns)
-        bins = np.fft.rfftfreq(FRAME_SAMPLES, 1 / decoder.info.sample_rate)
-        edges = np.searchsorted(bins, band_edges_hz(decoder.info.sample_rate)).clip(max=len(bins))
+        rate = decoder.info.sample_rate
+        frames = _frame_count(seconds, rate)
+        power, count = np.zeros((columns, len(edges_hz) - 1)), np.zeros(columns)
+        bins = np.fft.rfftfreq(FRAME_SAMPLES, 1 / rate)
+        edges = np.searchsorted(bins, edges_hz).clip(max=len(bins))
         # A band narrower than a bin shows the bin it lies in.
         low = np.minimum(edges[:-1], len(bins) - 1)
         high = np.maximum(edges[1:], low + 1)
         window = np.hanning(FRAME_SAMPLES)
         held, done = np.zeros(0, np.float32), 0
-        for block in decoder.blocks(HOP_SAMPLES * 64):
+        # A song shorter than a frame still has a spectrum.
+        padding = np.zeros((decoder.info.channels, max(0, FRAME_SAMPLES - round(seconds * rate))), np.float32)
+        for block in itertools.chain(decoder.blocks(HOP_SAMPLES * 64), [padding]):
             held = np.concatenate([held, block.mean(0)])
             if len(held) < FRAME_SAMPLES:
                 continue

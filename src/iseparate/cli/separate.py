@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +28,10 @@ from iseparate.cli.options import (
     Songs,
     open_separator,
 )
-from iseparate.errors import UsageError
+from iseparate.errors import IseparateError, UsageError
 
 if TYPE_CHECKING:
-    from iseparate.engine.separator import SongResult
+    from iseparate.engine.separator import Excerpt, SongResult
 
 _CHOICE, _FILES, _PART = "Which stems", "Files", "Part of a song"
 
@@ -164,58 +167,67 @@ def separate(
     iseparate album/ -o stems --format flac --skip-existing
     iseparate song.m4a --stems vocals --start 60 --duration 30
     """
-    from iseparate.engine.separator import Excerpt
-
-    if plot:
-        _require_matplotlib()
-    excerpt = Excerpt(stream, start, duration, allow_truncated)
-    options = {
-        "device": device,
-        "precision": precision.value,
-        "backend": backend.value,
-        "overlap": overlap,
-        "segment_seconds": segment,
-        "shifts": shifts,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    _check_missing(songs)
-    with open_separator(name, **options) as separator, SongBars(enabled=not as_json) as bars:
-
-        def report(result: SongResult) -> None:
-            bars.remove(str(result.song))
-            if plot and result.status == "done":
-                from iseparate.cli.plot import plot_result
-
-                plot_result(result, excerpt)
-            if not as_json:
+    with _error_as_json(as_json):
+        if plot:
+            _require_matplotlib()
+        storage: dict[str, Any] = {
+            "format": format.value,
+            "bit_depth": bit_depth.value if bit_depth else None,
+            "bitrate_kbps": bitrate,
+            "codec": codec,
+            "clip": clip.value,
+        }
+        excerpt = _check_before_fetching(name, storage, filename, stream, start, duration, allow_truncated)
+        pictures_failed = 0
+        results = _none_there(songs)
+        if results:
+            for result in results if not as_json else ():
                 print_result(result)
+        else:
+            with (
+                open_separator(
+                    name,
+                    device=device,
+                    precision=precision.value,
+                    backend=backend.value,
+                    overlap=overlap,
+                    segment_seconds=segment,
+                    shifts=shifts,
+                    seed=seed,
+                    batch_size=batch_size,
+                ) as separator,
+                SongBars(enabled=not as_json) as bars,
+            ):
 
-        results = separator.separate_to_files(
-            songs,
-            out_dir,
-            format=format.value,
-            bit_depth=bit_depth.value if bit_depth else None,
-            bitrate_kbps=bitrate,
-            codec=codec,
-            clip=clip.value,
-            stems=[stem.strip() for stem in stems.split(",") if stem.strip()] if stems is not None else None,
-            two_stems=two_stems,
-            residual=residual,
-            filename=filename,
-            recursive=recursive,
-            skip_existing=skip_existing,
-            excerpt=excerpt,
-            jobs=jobs,
-            callback=bars.update,
-            on_result=report,
-        )
+                def report(result: SongResult) -> None:
+                    nonlocal pictures_failed
+                    bars.remove(str(result.song))
+                    if not as_json:
+                        print_result(result)
+                    if plot and result.status == "done":
+                        pictures_failed += not _picture(result, excerpt)
+
+                results = separator.separate_to_files(
+                    songs,
+                    out_dir,
+                    **storage,
+                    stems=[stem.strip() for stem in stems.split(",") if stem.strip()] if stems is not None else None,
+                    two_stems=two_stems,
+                    residual=residual,
+                    filename=filename,
+                    recursive=recursive,
+                    skip_existing=skip_existing,
+                    excerpt=excerpt,
+                    jobs=jobs,
+                    callback=bars.update,
+                    on_result=report,
+                )
     failed = sum(result.status == "failed" for result in results)
     if as_json:
         typer.echo(json.dumps({"songs": [_as_json(result) for result in results], "failed": failed}, indent=2))
     elif len(results) > 1:
         out.print(_summary(results))
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if failed or pictures_failed else 0)
 
 
 def print_result(result: SongResult) -> None:
@@ -255,16 +267,70 @@ def _as_json(result: SongResult) -> dict[str, Any]:
         "files": {stem: str(path) for stem, path in result.files.items()},
         "seconds": round(result.seconds, 3),
         "song_seconds": round(result.song_seconds, 3),
+        "manifest_path": str(result.manifest_path) if result.manifest_path else None,
         "null_db": result.manifest.null_db if result.manifest else None,
         "gain_db": result.manifest.gain_db if result.manifest else None,
         "manifest": result.manifest.model_dump() if result.manifest else None,
     }
 
 
-def _check_missing(songs: list[Path]) -> None:
-    """Where a single word is neither file nor verb, it may be a mistyped verb: say so before fetching weights."""
-    if len(songs) == 1 and not songs[0].exists() and len(songs[0].parts) == 1 and not songs[0].suffix:
+@contextmanager
+def _error_as_json(as_json: bool) -> Iterator[None]:
+    """Whoever reads stdout as JSON finds there why nothing was done."""
+    try:
+        yield
+    except IseparateError as error:
+        if as_json:
+            typer.echo(json.dumps({"songs": [], "failed": 0, "error": str(error)}, indent=2))
+        raise
+
+
+def _check_before_fetching(
+    model: str,
+    storage: dict[str, Any],
+    filename: str,
+    stream: int,
+    start: float,
+    duration: float | None,
+    allow_truncated: bool,
+) -> Excerpt:
+    """Raise for what is wrong whatever the model and the songs: nobody should wait for weights to hear of it."""
+    from iseparate.engine.names import Naming
+    from iseparate.engine.outputs import Storage
+    from iseparate.engine.separator import Excerpt
+
+    Storage(**storage).check()
+    Naming(Path(), filename, model)
+    return Excerpt(stream, start, duration, allow_truncated)
+
+
+def _none_there(songs: list[Path]) -> list[SongResult]:
+    """A failure for each song where there is not one of them; nothing where there is work to do."""
+    from iseparate.audio.decode import probe
+    from iseparate.engine.separator import SongResult
+
+    if any(os.path.exists(song) for song in songs):  # noqa: PTH110 - Path's raises for a name that is too long
+        return []
+    if len(songs) == 1 and len(songs[0].parts) == 1 and not songs[0].suffix:
         raise UsageError(f"{songs[0]} is neither a file nor a command; `iseparate --help` shows the commands")
+    results = []
+    for song in songs:
+        try:
+            probe(song)
+        except IseparateError as error:
+            results.append(SongResult(song, "failed", error=str(error)))
+    return results
+
+
+def _picture(result: SongResult, excerpt: Excerpt) -> bool:
+    from iseparate.cli.plot import plot_result
+
+    try:
+        plot_result(result, excerpt)
+    except IseparateError as error:
+        fail(str(error))
+        return False
+    return True
 
 
 def _require_matplotlib() -> None:

@@ -20,7 +20,7 @@ from iseparate.audio.layout import unnamed_layout
 from iseparate.engine.backend import Backend, Precision, Runtime, choose_backend
 from iseparate.engine.jobs import run_jobs
 from iseparate.engine.manifest import Manifest, file_sha256, intact_stems, read_manifest
-from iseparate.engine.names import DEFAULT_TEMPLATE, Claims, Naming, track_names
+from iseparate.engine.names import DEFAULT_TEMPLATE, Claims, Naming, safe_name, track_names
 from iseparate.engine.outputs import StemFiles, Storage
 from iseparate.engine.plan import Plan
 from iseparate.engine.request import Output, computed_stems, resolve_outputs
@@ -245,7 +245,7 @@ class Separator:
         outputs = resolve_outputs(self.spec, stems, two_stems, residual)
         storage = Storage(format, bit_depth, bitrate_kbps, codec, clip)
         storage.check()
-        naming = Naming(Path(out) / self.ready.id, filename, self.ready.id)
+        naming = Naming(Path(out) / safe_name(self.ready.id), filename, self.ready.id)
         found, results = _expand([songs] if isinstance(songs, str | Path) else songs, recursive, Path(out))
         for result in results:
             if on_result:
@@ -257,7 +257,16 @@ class Separator:
             start = time.perf_counter()
             try:
                 return self._separate_file(
-                    song, track, naming, outputs, storage, excerpt or Excerpt(), skip_existing, callback, cancelled, claims
+                    song,
+                    track,
+                    naming,
+                    outputs,
+                    storage,
+                    excerpt or Excerpt(),
+                    skip_existing,
+                    callback,
+                    cancelled,
+                    claims,
                 )
             except IseparateError as error:
                 return SongResult(song, "failed", error=str(error), seconds=time.perf_counter() - start)
@@ -294,7 +303,9 @@ class Separator:
                 "settings": self.settings | asdict(storage) | asdict(excerpt),
             }
             earlier = read_manifest(manifest_path) if skip_existing else None
-            intact = intact_stems(earlier, manifest_path.parent, paths, facts)
+            # A stem that the earlier run did not make had no part in its gain, and could clip at it: all anew then.
+            same_stems = earlier and paths.keys() <= earlier.stems.keys()
+            intact = intact_stems(earlier, manifest_path.parent, paths, facts) if same_stems else {}
             if earlier and len(intact) == len(paths):
                 return SongResult(song, "skipped", paths, earlier, manifest_path, seconds=time.perf_counter() - start)
             missing = [o for o in outputs if o.name not in intact]
@@ -313,7 +324,7 @@ class Separator:
                     _tell(callback, str(song), meter.samples, info.sample_rate, expected)
                 stored = files.finish()
                 manifest = Manifest(
-                    song=song.name,
+                    song=song.name.encode("utf-8", "replace").decode("utf-8"),  # a name can be any bytes
                     **facts,
                     versions=versions(),
                     sample_rate_hz=info.sample_rate,
@@ -431,6 +442,8 @@ def _expand(songs: Sequence[str | Path], recursive: bool, out: Path) -> tuple[li
             found += find_songs(song, recursive, leave_out=[out]) if _is_folder(song) else [song]
         except IseparateError as error:
             failures.append(SongResult(song, "failed", error=str(error)))
+        except OSError as error:  # a name that is too long
+            failures.append(SongResult(song, "failed", error=f"{song} cannot be read: {error.strerror}"))
     return list(dict.fromkeys(found)), failures
 
 
