@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 SONG ?=
+# A folder of real multitrack songs for `make bench`.
+SONGS ?=
 # Which build of PyTorch: empty takes what pip finds, `cpu` asks PyTorch's own index for the CPU build.
 TORCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .PHONY: demo test test-all check bench docs peers clean help
 
@@ -33,10 +35,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python bench/make_peers.py
 	$(BIN)/python bench/end_to_end.py
-	$(BIN)/python bench/songs.py
+	$(BIN)/python bench/songs.py $(if $(SONGS),--songs "$(SONGS)")
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_zoo.py
@@ -47,7 +49,7 @@ clean:
 
 # What a user needs.
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.torch
-	@echo "Installing iseparate..."
+	@echo "Installing iseparate (a minute or two)..."
 	@$(PIP) install -c constraints.txt -e .
 	@touch $@
 
@@ -55,6 +57,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the development tools..."
 	@$(PIP) install -c constraints.txt -e ".[dev,plot]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) install -c constraints.txt -e ".[bench]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -5,7 +5,7 @@
 set -euo pipefail
 python=$1 build=${2:-}
 pin=$(grep '^torch==' constraints.txt)
-pip=("$python" -m pip --disable-pip-version-check -q)
+pip=("$python" -m pip --disable-pip-version-check -qq)
 
 if "${pip[@]}" install --no-index --no-deps "$pin" 2>/dev/null; then
     echo "Installed $pin from a wheel at hand."

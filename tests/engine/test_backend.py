@@ -125,7 +125,7 @@ def test_eager_is_the_network_itself(spleeter, song):
 def test_bf16_is_near_fp32_but_not_it(spleeter, song):
     expected, found = stream(copy.deepcopy(spleeter), song), stream(prepared(spleeter, "bf16"), song)
     assert found.dtype == np.float32
-    assert -150 < decibels(found - expected, expected) < -30
+    assert -100 < decibels(found - expected, expected) < -30
 
 
 def test_a_prepared_model_is_in_eval_mode_and_holds_no_gradients(spleeter):

@@ -33,7 +33,7 @@ NASTY = [
     "line\nbreak\ttab\x1b[31m",
     "\u202egnp.exe",
     "C:\\Windows\\x",
-    "a<b>c:d\"e|f?g*h",
+    'a<b>c:d"e|f?g*h',
     "trailing. . .",
     "\udcff\udcfe",
     "~root",
@@ -72,6 +72,12 @@ def test_ordinary_names_are_kept(name):
     assert safe_name(name) == name
 
 
+def test_a_name_is_the_same_however_its_accents_are_spelt():
+    decomposed = unicodedata.normalize("NFD", "Beyoncé")
+    assert safe_name(decomposed) == safe_name("Beyoncé") == "Beyoncé"
+    assert track_names([Path("a/Beyoncé.mp3"), Path(f"b/{decomposed}.mp3")]) == ["Beyoncé", "Beyoncé (2)"]
+
+
 def test_a_long_name_keeps_its_ending():
     assert safe_name("x" * 300 + ".flac").endswith("x.flac")
 
@@ -99,7 +105,9 @@ def test_stems_of_one_song_never_share_a_path(track, title):
 
 @given(st.lists(ANY_TEXT.filter(lambda t: t.strip("\0/. ")), max_size=6))
 def test_songs_of_one_batch_never_share_a_folder(texts):
-    songs = [Path("in") / str(i) / (text.replace("/", "_").replace("\0", "_") + ".mp3") for i, text in enumerate(texts * 2)]
+    songs = [
+        Path("in") / str(i) / (text.replace("/", "_").replace("\0", "_") + ".mp3") for i, text in enumerate(texts * 2)
+    ]
     naming = Naming(Path("out"), "{track}/{stem}.{ext}", "toy")
     paths = [naming.stem_path(name, "vocals", "wav", {}) for name in track_names(songs)]
     assert len({str(path).casefold() for path in paths}) == len(songs)

@@ -120,9 +120,14 @@ def test_a_failure_leaves_earlier_files_alone(out, info, stems):
     write_song(out / "vocals.wav", noise(10))
     (out / "mine.txt").write_text("mine")
     before = (out / "vocals.wav").read_bytes()
-    with pytest.raises(RuntimeError), open_files(out, info) as files:
-        files.write(stems)
-        raise RuntimeError
+
+    def fail():
+        with open_files(out, info) as files:
+            files.write(stems)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert tree(out) == ["mine.txt", "vocals.wav"]
     assert (out / "vocals.wav").read_bytes() == before
 
@@ -174,21 +179,31 @@ def test_a_disk_that_fills_while_the_song_comes_leaves_no_trace(tmp_path, out, i
 
 def test_a_disk_that_fills_while_the_spool_is_encoded_leaves_no_trace(tmp_path, out, info, stems):
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match="cannot be written") as caught, open_files(out, info) as files:
-        files.write(stems)
-        with largest_file(20_000):
-            files.finish()
+
+    def fill():
+        with open_files(out, info) as files:
+            files.write(stems)
+            with largest_file(20_000):
+                files.finish()
+
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        fill()
     assert "\n" not in str(caught.value)
     assert tree(tmp_path) == before
 
 
 def test_a_disk_that_fills_at_the_manifest_leaves_no_trace(tmp_path, out, info, stems):
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match="cannot be written"), open_files(out, info) as files:
-        files.write(stems)
-        stored = files.finish()
-        with largest_file(10):
-            files.commit(manifest(stored), out / "iseparate.json")
+
+    def fill():
+        with open_files(out, info) as files:
+            files.write(stems)
+            stored = files.finish()
+            with largest_file(10):
+                files.commit(manifest(stored), out / "iseparate.json")
+
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill()
     assert tree(tmp_path) == before
 
 
@@ -206,7 +221,7 @@ def test_a_file_where_a_folder_should_be_is_told(tmp_path, out, info, blocked):
 def test_a_folder_where_a_stem_should_be_is_told_before_the_work(tmp_path, out, info, taken):
     (out / taken).mkdir(parents=True)
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match=rf"{taken} is a folder"):
+    with pytest.raises(OutputError, match=rf"{taken} is a folder, and a stem should go there"):
         open_files(out, info).__enter__()
     assert tree(tmp_path) == before
 

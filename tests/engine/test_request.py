@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_models import RATE, Bag, noise
 
-from iseparate.engine.request import Output, computed_stems, resolve_outputs
+from iseparate.engine.request import computed_stems, resolve_outputs
 from iseparate.errors import UnknownStemError, UsageError
 from iseparate.types import ModelSpec
 

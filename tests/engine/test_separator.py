@@ -15,10 +15,10 @@ from toy_models import (
     RATE,
     Bag,
     Fixed,
+    FrameMeans,
     Loudness,
     SegmentMean,
     Shares,
-    Strided,
     decibels,
     noise,
     one_pass,
@@ -80,7 +80,7 @@ def test_a_weights_file_separates_a_song(spleeter_file, song, out):
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_files_keep_rate_channels_and_length_and_sum_to_the_song(spleeter_file, tmp_path, rate, channels):
-    mix = noise(rate // 3 + 1, channels)
+    mix = noise(rate // 12 + 1, channels)
     song = write_song(tmp_path / "a.wav", mix, rate)
     separator = Separator(spleeter_file, device="cpu", backend="eager")
     (result,) = separator.separate_to_files(song, tmp_path / "out")
@@ -146,7 +146,7 @@ def test_shifts_do_not_harm_the_identity(model):
 
 
 def test_shifts_of_a_network_in_frames_stay_on_its_grid():
-    assert np.abs(shifted(3, 4, Strided) - shifted(0, 0, Strided)).max() < 1e-6
+    assert np.abs(shifted(3, 4, FrameMeans) - shifted(0, 0, FrameMeans)).max() < 1e-6
 
 
 # -- what runs and what is written --------------------------------------------------------------------------
@@ -345,7 +345,10 @@ def test_a_song_that_breaks_off_midway_leaves_nothing(tmp_path, out):
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_same_named_songs_do_not_overwrite_each_other(tmp_path, out, jobs):
-    songs = [write_song(tmp_path / str(i) / name, noise(2000 + i), subtype="PCM_16") for i, name in enumerate(["x.wav", "X.wav", "x.flac"])]
+    songs = [
+        write_song(tmp_path / str(i) / name, noise(2000 + i), subtype="PCM_16")
+        for i, name in enumerate(["x.wav", "X.wav", "x.flac"])
+    ]
     results = separator_of(Shares()).separate_to_files(songs, out, bit_depth="24", jobs=jobs)
     by_song = {result.song: result for result in results}
     assert [by_song[song].files["vocals"].parent.name for song in songs] == ["x", "X (2)", "x (3)"]
@@ -374,15 +377,17 @@ def test_hostile_titles_stay_in_the_folder(tmp_path, out):
         tags = {"title": title, "artist": title}
         with Encoder(songs[-1], format="flac", sample_rate=RATE, channels=2, tags=tags) as encoder:
             encoder.write(noise(100))
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     results = separator_of(Shares()).separate_to_files(songs, out, filename="{artist}/{title}-{stem}.{ext}")
     assert [result.status for result in results] == ["done"] * 7
-    made = {path for path in tmp_path.rglob("*")} - before
+    made = set(tmp_path.rglob("*")) - before
     assert all(path == out or out in path.parents for path in made)
-    assert len([path for path in made if path.suffix == ".flac" or path.suffix == ".wav"]) == 14
+    assert len([path for path in made if path.suffix in {".flac", ".wav"}]) == 14
 
 
-@pytest.mark.parametrize("name", [b"\xff\xfe.wav", "世界 🎸.wav".encode(), b"-o.wav", b"{stem}.wav", b"a\nb.wav", b"....wav"])
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe.wav", "世界 🎸.wav".encode(), b"-o.wav", b"{stem}.wav", b"a\nb.wav", b"....wav"]
+)
 def test_songs_of_any_name_can_be_separated(tmp_path, out, name):
     song = write_song(tmp_path / "x.wav", noise(1000))
     odd = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - bytes
@@ -497,7 +502,12 @@ def test_a_missing_song_raises_where_there_is_only_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "word"),
-    [({"shifts": -1}, "shifts"), ({"shifts": 1000}, "shifts"), ({"batch_size": 0}, "batch_size"), ({"overlap": 1}, "overlap")],
+    [
+        ({"shifts": -1}, "shifts"),
+        ({"shifts": 1000}, "shifts"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"overlap": 1}, "overlap"),
+    ],
 )
 def test_options_out_of_range_are_refused(option, word):
     with pytest.raises(UsageError, match=word):
@@ -506,7 +516,12 @@ def test_options_out_of_range_are_refused(option, word):
 
 @pytest.mark.parametrize(
     ("option", "word"),
-    [({"format": "xyz"}, "xyz"), ({"jobs": 0}, "jobs"), ({"filename": "{x}"}, "unknown field"), ({"clip": "x"}, "clip")],
+    [
+        ({"format": "xyz"}, "xyz"),
+        ({"jobs": 0}, "jobs"),
+        ({"filename": "{x}"}, "unknown field"),
+        ({"clip": "x"}, "clip"),
+    ],
 )
 def test_options_that_no_song_can_have_are_refused_before_any_work(song, out, option, word):
     with pytest.raises(UsageError, match=word):

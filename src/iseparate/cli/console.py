@@ -45,6 +45,14 @@ def print_prose(text: str, console: Console = out) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def beside_bars() -> Console:
+    """Where to print while bars are up: stdout, or the console they live on where both are one terminal.
+
+    That one makes room for the line; from another it would be written into the bars.
+    """
+    return err if out.is_terminal and err.is_terminal else out
+
+
 def print_table(table: Table) -> None:
     """A table, folded to the terminal's width; one line a row where it goes to a file or to another program."""
     console = out if out.is_terminal else Console(highlight=False, width=10_000)
@@ -133,5 +141,7 @@ def clock(seconds: float) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Bytes in MB, or GB from a thousand of them."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Bytes in MB; in GB from a thousand of them, in kB below one."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 or not count else f"{count / 1e3:.0f} kB"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,14 +127,8 @@ def import_(
     from iseparate.weights.load import import_weights, write_weights
 
     _check_target(out_file)
-    weights = import_weights(checkpoint, arch)
-    fresh = out_file.with_name(out_file.name + ".part")
-    try:
-        write_weights(fresh, weights)
-        fresh.replace(out_file)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise OutputError(f"{out_file} cannot be written: {error.strerror}; choose another with -o") from error
+    weights = import_weights([checkpoint], arch)
+    _place(out_file, lambda path: write_weights(path, weights))
     out.print(f"[green]✓[/green] {escape(str(out_file))}: {weights.arch}, {len(weights.state)} tensors")
 
 
@@ -145,16 +141,29 @@ def export(model: Id, out_file: Out) -> None:
     _check_target(out_file)
     with download_bar() as bar:
         entry = load.pull(find_card(model), open_store(), bar)
-    try:
-        shutil.copyfile(entry.weights_path, out_file)
-    except OSError as error:
-        raise OutputError(f"{out_file} cannot be written: {error.strerror}; choose another with -o") from error
+    _place(out_file, lambda path: shutil.copyfile(entry.weights_path, path))
     out.print(f"[green]✓[/green] {escape(str(out_file))}")
 
 
 def _check_target(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UsageError(f"the weights file must end in .safetensors, got {path}")
+
+
+def _place(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file that gets its name when it is whole."""
+    from safetensors import SafetensorError
+
+    fresh = path.with_name(path.name + ".part")
+    try:
+        write(fresh)
+        fresh.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} cannot be written ({reason}); choose another place with -o") from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def _facts(card: Card) -> dict[str, str]:
@@ -173,4 +182,4 @@ def _facts(card: Card) -> dict[str, str]:
     for score in card.published_scores:
         values = ", ".join(f"{stem} {value}" for stem, value in score.values.items())
         facts[f"published, {score.dataset}"] = f"{values} ({score.metric}; {score.source})"
-    return {name: str(value) for name, value in facts.items()}
+    return {name: str(value) for name, value in facts.items() if value}

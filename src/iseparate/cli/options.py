@@ -107,11 +107,12 @@ BackendOption = Annotated[
 @contextmanager
 def open_separator(model: str, **options: Any) -> Iterator[Separator]:
     """A separator, with a bar while weights are fetched and notes on what is trusted."""
-    from iseparate.engine.memory import reuse_large_blocks
-    from iseparate.engine.separator import Separator
+    from iseparate.engine.memory import objects_that_stay, reuse_large_blocks
 
     reuse_large_blocks()
-    with download_bar() as bar:
+    with objects_that_stay(), download_bar() as bar:
+        from iseparate.engine.separator import Separator
+
         separator = Separator(model, store=open_store(), download_progress=bar, **options)
     yield separator
 

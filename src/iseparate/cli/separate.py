@@ -239,19 +239,23 @@ def print_result(result: SongResult) -> None:
     manifest = result.manifest
     assert manifest is not None
     folders = sorted({str(path.parent) for path in result.files.values()})
-    names = ", ".join(path.name for path in result.files.values())
+    facts = [escape(", ".join(path.name for path in result.files.values()))]
     verb = "kept" if result.status == "skipped" else "→"
-    out.print(f"[green]✓[/green] {song} {verb} [bold]{escape(', '.join(folders))}[/bold] ({escape(names)})")
+    # Not wrapped: a path is there to be copied.
+    console.beside_bars().print(f"[green]✓[/green] {song} {verb} [bold]{escape(', '.join(folders))}[/bold]")
     if result.status == "done":
         speed = result.song_seconds / max(result.seconds, 1e-9)
-        facts = [f"{console.clock(result.song_seconds)} of music in {result.seconds:.1f} s ({speed:.1f} × real time)"]
-        if manifest.null_db is not None:
+        facts.append(
+            f"{console.clock(result.song_seconds)} of music in {result.seconds:.1f} s ({speed:.1f} × real time)"
+        )
+        if manifest.null_db is not None and len(result.files) > 1:
             facts.append(f"stems null to {manifest.null_db:.0f} dB")
         if manifest.gain_db:
-            facts.append(f"all stems turned down by {-manifest.gain_db:.1f} dB so that none clips")
-        out.print("  " + "; ".join(facts))
-        for sentence in manifest.notes:
-            console.note(sentence)
+            turned_down = max(0.1, -manifest.gain_db)
+            facts.append(f"all stems turned down by {turned_down:.1f} dB so that none clips")
+    console.print_prose("  " + "; ".join(facts), console.beside_bars())
+    for sentence in manifest.notes:
+        console.note(sentence)
 
 
 def _summary(results: list[SongResult]) -> str:

@@ -228,7 +228,7 @@ class StemFiles:
         """Whatever can be foreseen to keep a file from its final name."""
         for path in self._paths.values():
             if path.is_dir():
-                raise OutputError(f"{path} is a folder where a stem should go; move it, or choose another place with -o")
+                raise OutputError(f"{path} is a folder, and a stem should go there; move it, or choose another -o")
 
     def _check_space(self) -> None:
         if self._expected_samples is None:

@@ -67,7 +67,7 @@ class Plan:
             segment_seconds: length of a segment where the model leaves it free; None: ten seconds.
 
         Raises:
-            UsageError: the overlap is out of range, the segment too short, or the model's segments have one length only.
+            UsageError: the overlap is out of range, the segment too short, or the model has segments of its own.
         """
         overlap = spec.default_overlap if overlap is None else overlap
         if not 0 <= overlap < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +41,7 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
     segments = sum(1 for _ in plan.spans(model_samples)) * max(1, separator.settings["shifts"])
     with torch.inference_mode():
         separator.model.separate_segment(noise)  # the first one also warms up
-        start = time.perf_counter()
-        separator.model.separate_segment(noise)
-        per_segment = time.perf_counter() - start
+        per_segment = min(_seconds(lambda: separator.model.separate_segment(noise)) for _ in range(3))
     samples = round(info.estimated_seconds * info.sample_rate)
     stored = storage.plan(info)
     spooled = storage.clip == "rescale" and stored.bit_depth != "32f"
@@ -54,6 +53,12 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
         None if memory is None else memory + _BUFFER_BYTES,
         needed_bytes(stored, info, samples, len(spec.stems), spooled),
     )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def peak_memory_bytes() -> int | None:

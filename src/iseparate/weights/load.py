@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def pull(card: Card, store: Store, progress: Progress | None = None, force: bool
     """Make sure that a card's weights are in the cache, converted to our format."""
 
     def convert(files: list[Path], destination: Path) -> None:
-        write_weights(destination / WEIGHTS_NAME, _import(files, card.arch))
+        write_weights(destination / WEIGHTS_NAME, import_weights(files, card.arch))
 
     return store.pull(card, convert=convert, progress=progress, force=force)
 
@@ -108,12 +108,16 @@ def import_checkpoint(
     Raises:
         CheckpointError: not recognised, or does not fit; says which keys and which shapes.
     """
-    return build(import_weights(Path(path), arch), config or {})[0]
+    return build(import_weights([Path(path)], arch), config or {})[0]
 
 
-def import_weights(path: Path, arch: str | None = None) -> Weights:
-    """As `import_checkpoint`, before a network is built of it."""
-    return _import([path], arch)
+def import_weights(paths: Sequence[Path], arch: str | None = None) -> Weights:
+    """As `import_checkpoint`, of the files together, before a network is built of them."""
+    files = read_checkpoint(paths)
+    found, importer = find_importer(files, arch)
+    config, state = importer.convert(files)
+    _check_fit(_bare_model(found, config).state_dict(), state)
+    return Weights(found.name, dataclasses.asdict(config), state)
 
 
 def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[SeparationModel, Any]:
@@ -167,18 +171,10 @@ def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:
         weights = read_weights(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     else:
-        weights = _import([path], None)
+        weights = import_weights([path])
         digest = _state_sha256(weights.state)
     model, config = build(weights, settings)
     return ReadyModel(path.stem, model, weights.arch, config, digest)
-
-
-def _import(paths: list[Path], arch: str | None) -> Weights:
-    files = read_checkpoint(paths)
-    found, importer = find_importer(files, arch)
-    config, state = importer.convert(files)
-    _check_fit(_bare_model(found, config).state_dict(), state)
-    return Weights(found.name, dataclasses.asdict(config), state)
 
 
 class _NoInitialisation(TorchFunctionMode):

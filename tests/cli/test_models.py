@@ -1,0 +1,173 @@
+"""`iseparate models`, with a card of the test's own whose files lie on this disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import left_behind, write_wav
+
+CHECKPOINT = Path(__file__).parents[1] / "parity/goldens/spleeter-4stems-tiny/checkpoint"
+CARD = """
+id = "toy"
+arch = "spleeter"
+title = "A toy"
+summary = "Four stems of nothing."
+notes = "Only [for] tests."
+stems = ["vocals", "drums", "bass", "other"]
+sample_rate_hz = 44100
+channels = 2
+code_licence = "MIT"
+weights_licence = "CC BY-NC 4.0"
+commercial_use = false
+training_data = "None at all."
+status = "format proven by golden"
+
+[[files]]
+name = "model.index"
+source = "file:{folder}/model.index"
+
+[[files]]
+name = "model.data-00000-of-00001"
+source = "file:{folder}/model.data-00000-of-00001"
+
+[official.settings]
+mask_extension = "zeros"
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    card = folder / "toy.toml"
+    card.write_text(CARD.format(folder=CHECKPOINT))
+    monkeypatch.setenv("ISEPARATE_CARDS", str(folder))
+    monkeypatch.delenv("ISEPARATE_OFFLINE")
+    return card
+
+
+def test_the_list_has_a_line_for_each_model(iseparate, toy):
+    outcome = iseparate("models", "list")
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
+    assert "vocals, accompaniment" in lines["spleeter-2stems"]
+    assert "to fetch *" in lines["toy"]
+    assert "CC BY-NC 4.0 (not commercial)" in lines["toy"]
+    assert "toy-official" in lines
+    assert "format proven by golden" in lines["*"]
+    names = [name for name in lines if name.startswith("spleeter")]
+    assert names == sorted(names)
+
+
+def test_the_list_for_machines(iseparate, toy):
+    rows = {row["id"]: row for row in iseparate("models", "list", "--json").json}
+    assert rows["toy"]["cached"] is False
+    iseparate("models", "pull", "toy")
+    rows = {row["id"]: row for row in iseparate("models", "list", "--json").json}
+    assert rows["toy"]["cached"] is True
+    assert rows["toy-official"]["cached"] is True
+    assert rows["spleeter-2stems"]["cached"] is False
+    assert rows["toy"]["weights_licence"] == "CC BY-NC 4.0"
+
+
+def test_all_that_is_known_of_a_model(iseparate, toy):
+    outcome = iseparate("models", "info", "toy")
+    assert outcome.status == 0
+    for fact in (
+        "A toy",
+        "Only [for] tests.",
+        "CC BY-NC 4.0: not for commercial use",
+        "None at all.",
+        "models pull toy",
+    ):
+        assert fact in outcome.out
+    assert iseparate("models", "info", "toy", "--json").json["cached"] is None
+    iseparate("models", "pull", "toy")
+    cached = iseparate("models", "info", "toy", "--json").json["cached"]
+    assert len(cached["sha256"]) == 64
+    assert cached["sha256"] in iseparate("models", "info", "toy").out
+
+
+def test_pulled_weights_are_used_offline_and_removed(iseparate, toy, here, monkeypatch):
+    outcome = iseparate("models", "pull", "toy")
+    assert outcome.status == 0
+    assert "licence of the weights: CC BY-NC 4.0; trained on: None at all." in outcome.out
+    assert "must not be used commercially" in outcome.err
+    assert "trusted" in outcome.err
+    monkeypatch.setenv("ISEPARATE_OFFLINE", "1")
+    write_wav(here / "song.wav")
+    assert iseparate("song.wav", "-n", "toy", "--stems", "bass,drums").status == 0
+    assert set(left_behind(here / "separated/toy/song")) == {"bass.wav", "drums.wav", "iseparate.json"}
+    assert iseparate("song.wav", "-n", "toy-official", "--two-stems", "vocals").status == 0
+    manifest = json.loads((here / "separated/toy-official/song/iseparate.json").read_text())
+    assert manifest["weights_sha256"] == iseparate("models", "info", "toy", "--json").json["cached"]["sha256"]
+    assert "are removed" in iseparate("models", "remove", "toy-official").out
+    assert "were not here" in iseparate("models", "remove", "toy").err
+    assert iseparate("models", "info", "toy", "--json").json["cached"] is None
+
+
+def test_damaged_files_of_a_card_are_refused(iseparate, toy, here):
+    text = toy.read_text().replace('model.index"\n\n', f'model.index"\nsha256 = "{"0" * 64}"\n\n')
+    toy.write_text(text)
+    outcome = iseparate("models", "pull", "toy")
+    assert outcome.status == 1
+    assert "error: " in outcome.err
+    assert "Traceback" not in outcome.err
+    assert [row["cached"] for row in iseparate("models", "list", "--json").json if row["id"] == "toy"] == [False]
+
+
+def test_a_broken_card_is_named(iseparate, toy):
+    toy.write_text("id = ")
+    outcome = iseparate("models", "list")
+    assert outcome.status == 2
+    assert "toy.toml is not valid TOML" in outcome.sentence
+
+
+def test_an_imported_checkpoint_separates_a_song(iseparate, here):
+    outcome = iseparate("models", "import", CHECKPOINT, "-o", "mine.safetensors")
+    assert outcome.status == 0
+    assert outcome.out.startswith("✓ mine.safetensors: spleeter")
+    assert left_behind(here) == ["mine.safetensors"]
+    write_wav(here / "song.wav")
+    assert iseparate("song.wav", "-n", "mine.safetensors").status == 0
+    stems = {path.name for path in (here / "separated/mine/song").iterdir()} - {"iseparate.json"}
+    assert stems == {"vocals.wav", "drums.wav", "bass.wav", "other.wav"}
+    assert soundfile.info(here / "separated/mine/song/drums.wav").frames == soundfile.info(here / "song.wav").frames
+    # The official files do as well, unconverted.
+    assert iseparate("song.wav", "-n", CHECKPOINT, "-o", "direct").status == 0
+    (direct,) = (here / "direct").rglob("drums.wav")
+    assert direct.read_bytes() == (here / "separated/mine/song/drums.wav").read_bytes()
+
+
+def test_exported_weights_are_those_of_the_cache(iseparate, toy, here):
+    assert iseparate("models", "export", "toy", "-o", "out.safetensors").status == 0
+    cached = Path(iseparate("models", "info", "toy", "--json").json["cached"]["path"])
+    assert (here / "out.safetensors").read_bytes() == next(cached.glob("*.safetensors")).read_bytes()
+    assert left_behind(here) == ["out.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        (["import", "song.wav", "-o", "x.safetensors"], 1, "song.wav"),
+        (["import", "gone.pt", "-o", "x.safetensors"], 1, "gone.pt: there is no such file"),
+        (["import", CHECKPOINT, "-o", "x.pt"], 2, "must end in .safetensors, got x.pt"),
+        (["import", CHECKPOINT, "-o", "song.wav/x.safetensors"], 1, "song.wav/x.safetensors cannot be written"),
+        (["import", CHECKPOINT, "-o", "x.safetensors", "--arch", "nonesuch"], 2, "nonesuch"),
+        (["export", "spleeter-2stems", "-o", "x.safetensors"], 1, "downloads are switched off"),
+        (["export", "nonesuch", "-o", "x.safetensors"], 2, "no model called 'nonesuch'"),
+        (["info", "spleter-2stems"], 2, "did you mean spleeter-2stems"),
+        (["pull", "spleeter-2stems", "nonesuch"], 2, "no model called 'nonesuch'"),
+        (["remove", "nonesuch"], 2, "no model called 'nonesuch'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_words(iseparate, here, words, status, expected):
+    write_wav(here / "song.wav")
+    outcome = iseparate("models", *words)
+    assert outcome.status == status
+    assert expected in outcome.sentence
+    assert left_behind(here) == ["song.wav"]
