@@ -27,7 +27,8 @@ them. This page is made of the cards. `iseparate models info MODEL` prints one o
   program's. *Format proven by golden*: the project has never run these very files; their format is read, and the
   network proven equal, on small checkpoints that the original program wrote (see [Parity](explanation/parity.md)).
 - An id that ends in `-official` runs the same weights in their publisher's own setting.
-- *Published* scores were printed by somebody else; *measured* ones by a command of this repository. They are never mixed.
+- *Published* scores were printed by somebody else; *measured* ones by a command of this repository. The two are
+  never mixed.
 """
 
 
@@ -49,7 +50,10 @@ def write() -> None:
 
 
 def _overview(cards: Sequence[Card]) -> Iterator[str]:
-    yield from ("| model | stems | licence of the weights | commercial use | status |", "| --- | --- | --- | --- | --- |")
+    yield from (
+        "| model | stems | licence of the weights | commercial use | status |",
+        "| --- | --- | --- | --- | --- |",
+    )
     for card in cards:
         row = (f"[`{card.id}`](#{_anchor(card)})", ", ".join(card.stems), card.weights_licence)
         yield "| " + " | ".join((*row, _allowed(card), card.status)) + " |"
@@ -76,7 +80,7 @@ def _section(card: Card, songs: dict[str, Any] | None) -> Iterator[str]:
         "files": "<br>".join(_file(file) for file in card.files),
         "references": "<br>".join(_linked(reference) for reference in card.references),
     }
-    yield from ("| | |", "| --- | --- |")
+    yield from ("| fact | value |", "| --- | --- |")
     yield from (f"| {name} | {value} |" for name, value in facts.items() if value)
     yield ""
     yield from _published(card.published_scores)
@@ -111,8 +115,8 @@ def _songs(card: Card, songs: dict[str, Any]) -> Iterator[str]:
     if not rows:
         return
     yield (
-        "**Measured:** real songs, SDR as museval computes it on windows of 1 s, median over the windows; null: energy of "
-        "the song minus its stems against the song's. "
+        "**Measured:** real songs, SDR as museval computes it on windows of 1 s, median over the windows; null: energy "
+        "of the song minus its stems against the song's. "
         f"`bench/songs.py`, {songs['date']}, commit {songs['commit']}, {songs['processor']}, {songs['cores']} cores."
     )
     yield ""

@@ -17,10 +17,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "parity")]
 
-import report  # noqa: E402
 from golden import Golden  # noqa: E402
 from test_spleeter import TINY, settings_of  # noqa: E402
 
+import report  # noqa: E402
 from iseparate.models._base import SeparationModel  # noqa: E402
 from iseparate.weights.load import import_checkpoint, load_model  # noqa: E402
 

@@ -9,7 +9,9 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iseparate.engine.separator import Excerpt, Progress, Separator, SongResult
+    from iseparate.audio.excerpt import Excerpt
+    from iseparate.engine.results import Progress, SongResult
+    from iseparate.engine.separator import Separator
     from iseparate.errors import IseparateError
     from iseparate.types import Audio, ModelSpec, Stems
     from iseparate.weights.load import import_checkpoint, load_model
@@ -18,12 +20,12 @@ __version__ = metadata.version("iseparate")
 
 _HOMES = {
     "Audio": "types",
-    "Excerpt": "engine.separator",
+    "Excerpt": "audio.excerpt",
     "IseparateError": "errors",
     "ModelSpec": "types",
-    "Progress": "engine.separator",
+    "Progress": "engine.results",
     "Separator": "engine.separator",
-    "SongResult": "engine.separator",
+    "SongResult": "engine.results",
     "Stems": "types",
     "import_checkpoint": "weights.load",
     "load_model": "weights.load",

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, left_behind, music, picture, write_wav
+from stage import RATE, left_behind, music, picture, write_wav
 
 from iseparate.audio.encode import Encoder
 
@@ -151,9 +151,17 @@ def test_tags_behind_an_mp3_are_no_damage(separate, here, tail):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_song_that_may_not_be_read(separate, here):
     write_wav(here / "x.wav").chmod(0)
-    outcome = separate("x.wav")
+    write_wav(here / "song.wav")
+    outcome = separate("x.wav", "song.wav")
     assert outcome.status == 1
     assert "may not be read" in outcome.sentence
+    assert "1 done, 1 failed" in outcome.out
+
+
+def test_no_song_is_refused_for_the_batch_by_its_permissions(separate, here, monkeypatch):
+    write_wav(here / "song.wav")
+    monkeypatch.setattr(os, "access", lambda *words, **options: False)
+    assert separate("song.wav").status == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may enter everything")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import left_behind, write_wav
+from stage import left_behind, write_wav
 
 
 def test_the_machine(iseparate, here):

@@ -50,7 +50,7 @@ def test_the_help_teaches_with_examples(iseparate):
 
 
 def test_the_examples_of_the_help_are_ones_that_work(iseparate, tiny, here):
-    from conftest import write_wav
+    from stage import write_wav
 
     (here / "album").mkdir()
     for name in ("song.wav", "album/a.wav"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import RATE, write_wav
+from stage import RATE, write_wav
 
 
 def test_songs_done_failed_and_skipped(separate, here):

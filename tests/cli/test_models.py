@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import left_behind, write_wav
+from stage import left_behind, write_wav
 
 CHECKPOINT = Path(__file__).parents[1] / "parity/goldens/spleeter-4stems-tiny/checkpoint"
 CARD = """

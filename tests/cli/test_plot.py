@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, left_behind, write_wav
+from stage import RATE, left_behind, write_wav
 
 from iseparate.audio.decode import Decoder
 

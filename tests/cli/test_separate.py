@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, left_behind, music, picture, write_wav
+from stage import RATE, left_behind, music, picture, write_wav
 
 from iseparate.audio.decode import Decoder
 from iseparate.audio.encode import Encoder
@@ -233,6 +235,19 @@ def test_a_song_whose_own_name_is_odd(separate, here):
     assert outcome.status == 0
     assert all((here / path).exists() for path in outcome.json["songs"][0]["files"].values())
     assert separate("./" + name, "--skip-existing").status == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_name_that_is_no_text_on_a_terminal_that_knows_ascii_only(start, here, tiny, monkeypatch):
+    name = os.fsdecode(b"caf\xe9.wav")
+    write_wav(here / "plain.wav").rename(here / name)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    process = start(name, "gone.wav", "-n", tiny)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "1 done, 1 failed" in out
+    assert err.startswith("error: gone.wav does not exist")
+    assert len(list((here / "separated/tiny").rglob("vocals.wav"))) == 1
 
 
 def test_several_songs_at_a_time_give_the_same_files(separate, here):

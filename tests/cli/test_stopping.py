@@ -8,7 +8,7 @@ import time
 
 import pytest
 import soundfile
-from conftest import left_behind, write_wav
+from stage import left_behind, write_wav
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as Unix has them")
 

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import left_behind, write_wav
+from stage import left_behind, write_wav
 
 WRONG = {
     "--overlap 1.5": "overlap is a share of a segment in [0, 1)",

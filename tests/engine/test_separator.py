@@ -28,8 +28,9 @@ from toy_models import (
 )
 
 from iseparate.audio.encode import Encoder
+from iseparate.audio.excerpt import Excerpt
 from iseparate.engine.manifest import read_manifest
-from iseparate.engine.separator import Excerpt, Separator
+from iseparate.engine.separator import Separator
 from iseparate.errors import AudioError, AudioFormatError, UnknownModelError, UnknownStemError, UsageError
 from iseparate.models.spleeter import Config, Spleeter
 from iseparate.types import Audio
@@ -532,3 +533,29 @@ def test_options_that_no_song_can_have_are_refused_before_any_work(song, out, op
 def test_an_unknown_model_is_told_with_the_nearest():
     with pytest.raises(UnknownModelError, match="spleeter-2stems"):
         Separator("spleeter-2stem", device="cpu")
+
+
+def test_remaking_one_stem_keeps_the_others_in_the_manifest(tmp_path, out):
+    song = write_song(tmp_path / "a.wav", noise(20_000))
+    separator = separator_of(Shares())
+    (whole,) = separator.separate_to_files(song, out)
+    name = next(iter(whole.files))
+    whole.files[name].write_bytes(b"damaged")
+    (remade,) = separator.separate_to_files(song, out, stems=[name], skip_existing=True)
+    assert remade.status == "done"
+    assert remade.manifest.stems == whole.manifest.stems
+    assert remade.manifest.null_db == whole.manifest.null_db
+    assert [r.status for r in separator.separate_to_files(song, out, skip_existing=True)] == ["skipped"]
+
+
+def test_a_fault_in_the_network_costs_one_song(tmp_path, out):
+    class Fails(Shares):
+        def separate_segment(self, mix, track=None):
+            if mix.abs().max() > 0.9:
+                raise RuntimeError("out of something")
+            return super().separate_segment(mix, track)
+
+    songs = [write_song(tmp_path / "a.wav", noise(9000) * 0 + 0.95), write_song(tmp_path / "b.wav", noise(9000) * 0.1)]
+    results = separator_of(Fails()).separate_to_files(songs, out)
+    assert [result.status for result in results] == ["failed", "done"]
+    assert "out of something" in results[0].error

@@ -113,8 +113,7 @@ def test_a_faulty_card_is_refused_naming_file_and_field(old: str, new: str, says
 
 def test_members_of_one_archive_must_agree_about_it():
     files = "".join(
-        f'[[files]]\nname = "{n}"\nsource = "https://a.org/x.zip#{n}"\narchive_sha256 = "{n * 8}"\n'
-        for n in "ab"
+        f'[[files]]\nname = "{n}"\nsource = "https://a.org/x.zip#{n}"\narchive_sha256 = "{n * 8}"\n' for n in "ab"
     )
     with pytest.raises(UsageError, match="disagree about archive_sha256"):
         parse(GOOD.replace("[[files]]", files + "[[files]]"))
@@ -163,9 +162,7 @@ def test_a_folder_of_ones_own_adds_cards(tmp_path: Path, monkeypatch: pytest.Mon
     assert cards["toy"].files[0].sha256 == "0123abcd"
 
     (tmp_path / "spleeter-2stems.toml").write_text(GOOD.replace('"toy"', '"spleeter-2stems"'))
-    with pytest.raises(
-        UsageError, match=r"defines the model spleeter-2stems, which spleeter-2stems\.toml defines"
-    ):
+    with pytest.raises(UsageError, match=r"defines the model spleeter-2stems, which spleeter-2stems\.toml defines"):
         load_cards()
 
 

@@ -94,9 +94,7 @@ def test_arrays_become_tensors(tmp_path):
     file = only([tmp_path / "x.ckpt"])
     assert sorted(file.tensors) == ["big", "byte", "columns", "w"]
     for name, tensor in file.tensors.items():
-        assert torch.equal(
-            tensor, torch.from_numpy(arrays[name].astype(arrays[name].dtype.newbyteorder("=")))
-        )
+        assert torch.equal(tensor, torch.from_numpy(arrays[name].astype(arrays[name].dtype.newbyteorder("="))))
         tensor.add_(1)  # writable, and nobody else's memory
     assert only([tmp_path / "x.ckpt"]).tensors["byte"].item() == 7
 
@@ -134,9 +132,7 @@ def test_all_files_of_a_bundle_by_name(tmp_path):
 
 
 def test_yaml(tmp_path):
-    text = (
-        "model:\n  bands: !!python/tuple [2, 2, 4]\n  lr: 1.0e-4\n  base: &b {x: 1}\n  more: {<<: *b, y: 2}\n"
-    )
+    text = "model:\n  bands: !!python/tuple [2, 2, 4]\n  lr: 1.0e-4\n  base: &b {x: 1}\n  more: {<<: *b, y: 2}\n"
     file = only([written(tmp_path / "config.yaml", text)])
     assert file.format == "yaml"
     model = {"bands": (2, 2, 4), "lr": 1e-4, "base": {"x": 1}, "more": {"x": 1, "y": 2}}

@@ -39,7 +39,7 @@ def message(field: int, content: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
-def entry(dtype: int, shape, shard: int, offset: int, size: int, checksum: int) -> bytes:  # noqa: PLR0917
+def entry(dtype: int, shape, shard: int, offset: int, size: int, checksum: int) -> bytes:
     dimensions = b"".join(message(2, number(1, length)) for length in shape)
     return (
         number(1, dtype) + message(2, dimensions) + number(3, shard) + number(4, offset) + number(5, size)
@@ -95,8 +95,7 @@ def write_bundle(folder: Path, tensors: dict[str, np.ndarray], shards: int = 1, 
 def some_tensors() -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     tensors = {
-        f"layer_{index}/kernel": generator.standard_normal((3, index + 1, 2)).astype(np.float32)
-        for index in range(12)
+        f"layer_{index}/kernel": generator.standard_normal((3, index + 1, 2)).astype(np.float32) for index in range(12)
     }
     return {**tensors, "step": np.int64(7) * np.ones((), np.int64), "empty": np.zeros((0, 5), np.float32)}
 
@@ -124,9 +123,7 @@ def test_every_type_of_number(tmp_path, dtype):
 def test_bfloat16_becomes_float32(tmp_path):
     values = np.array([1.0, -2.5, 0.0, 3.0e38], np.float32)
     upper = (values.view(np.uint32) >> 16).astype(np.uint16)
-    index = write_bundle(
-        tmp_path, {"x": upper}, lies=[(b"x", entry(14, (4,), 0, 0, 8, masked(upper.tobytes())))]
-    )
+    index = write_bundle(tmp_path, {"x": upper}, lies=[(b"x", entry(14, (4,), 0, 0, 8, masked(upper.tobytes())))])
     read = read_tensor_bundle(index)["x"]
     assert read.dtype == np.float32
     np.testing.assert_allclose(read, values, rtol=2**-7)

@@ -261,9 +261,7 @@ def test_deflated_archives(tmp_path):
 
 def test_text_and_arrays_of_python_2(tmp_path):
     program = b"\x80\x02(cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(K\x02t"
-    program += (
-        b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-    )
+    program += b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
     program += b"U\x08\x00\x00\x80?\x00\x00\x00@tbU\x04nameU\x02\xc3\xb6l."
     values, name, umlaut = load_torch(written(tmp_path / "x.pkl", program))
     np.testing.assert_array_equal(values, np.array([1, 2], np.float32))
@@ -687,9 +685,7 @@ def test_mutations_of_pickles(tmp_path, monkeypatch):
         except CheckpointError as error:
             outcomes[type(error).__name__] += 1
     assert not fired
-    assert min(outcomes["read"], outcomes["CheckpointError"], outcomes["UnsafeCheckpointError"]) > 50, (
-        outcomes
-    )
+    assert min(outcomes["read"], outcomes["CheckpointError"], outcomes["UnsafeCheckpointError"]) > 50, outcomes
 
 
 def test_mutations_of_archives(tmp_path):

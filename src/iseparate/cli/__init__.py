@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from types import FrameType
@@ -57,6 +58,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; what `iseparate` and ``python -m iseparate`` call."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A song's name can be any bytes, and a terminal may know no arrow.
+            stream.reconfigure(errors="backslashreplace")
     # However the user or the system ends the run, it cleans up behind itself.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP

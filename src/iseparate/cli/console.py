@@ -24,7 +24,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from iseparate.engine.separator import Progress as SongProgress
+    from iseparate.engine.results import Progress as SongProgress
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

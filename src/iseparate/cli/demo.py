@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from iseparate.cli.console import SongBars, download_bar, out
-from iseparate.cli.options import open_separator, open_store
+from iseparate.cli.options import OutDir, open_separator, open_store
 from iseparate.cli.separate import print_result
 
 
 def demo(
-    song: Annotated[Path | None, typer.Argument(help="A song of yours.", show_default="Spleeter's example")] = None,
-    out_dir: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for results.")] = Path(
-        "separated"
-    ),
+    song: Annotated[
+        Path | None, typer.Argument(readable=False, help="A song of yours.", show_default="Spleeter's example")
+    ] = None,
+    out_dir: OutDir = Path("separated"),
 ) -> None:
     """Fetch the default model's weights and an example song, and separate it."""
     from iseparate.engine.separator import DEFAULT_MODEL

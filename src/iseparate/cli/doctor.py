@@ -15,7 +15,16 @@ from rich.table import Table
 
 from iseparate.cli import console
 from iseparate.cli.console import note
-from iseparate.cli.options import BackendOption, Device, Model, Precision, PrecisionOption, Runtime, open_separator
+from iseparate.cli.options import (
+    BackendOption,
+    Device,
+    Model,
+    OutDir,
+    Precision,
+    PrecisionOption,
+    Runtime,
+    open_separator,
+)
 from iseparate.errors import IseparateError
 
 if TYPE_CHECKING:
@@ -25,15 +34,14 @@ if TYPE_CHECKING:
 
 def doctor(
     song: Annotated[
-        Path | None, typer.Argument(help="Predict time, memory and disk for this song.", show_default=False)
+        Path | None,
+        typer.Argument(readable=False, help="Predict time, memory and disk for this song.", show_default=False),
     ] = None,
     name: Model = "spleeter-2stems",
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     backend: BackendOption = Runtime.auto,
-    out_dir: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for results.")] = Path(
-        "separated"
-    ),
+    out_dir: OutDir = Path("separated"),
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")] = False,
 ) -> None:
     """Show device, precision, codecs, cache and disk as they would be used; with SONG, predict what it will take."""

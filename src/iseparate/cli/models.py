@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,9 @@ models = typer.Typer(no_args_is_help=True, help="The models: which there are, th
 
 Id = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model)]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, ending in .safetensors.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE", readable=False, help="File to write, ending in .safetensors.")
+]
 
 
 @models.command("list")
@@ -119,7 +120,9 @@ def remove(model: Id) -> None:
 
 @models.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint: a file, or the folder of several.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(readable=False, help="An official checkpoint: a file, or the folder of several.")
+    ],
     out_file: Out,
     arch: Annotated[str | None, typer.Option(help="Architecture, where the files do not tell.")] = None,
 ) -> None:
@@ -134,14 +137,13 @@ def import_(
 
 @models.command()
 def export(model: Id, out_file: Out) -> None:
-    """Write a model's weights, in our format, to a file of its own."""
+    """Write a model, weights and settings, to a file of its own for [bold]-n FILE[/bold]."""
     from iseparate.weights import load
-    from iseparate.weights.card import find_card
 
     _check_target(out_file)
     with download_bar() as bar:
-        entry = load.pull(find_card(model), open_store(), bar)
-    _place(out_file, lambda path: shutil.copyfile(entry.weights_path, path))
+        ready = load.load_ready(model, store=open_store(), progress=bar)
+    _place(out_file, lambda path: load.write_weights(path, ready.weights()))
     out.print(f"[green]✓[/green] {escape(str(out_file))}")
 
 

@@ -71,7 +71,12 @@ def complete_model(incomplete: str) -> Iterator[tuple[str, str]]:
             yield card.id, card.title
 
 
-Songs = Annotated[list[Path], typer.Argument(metavar="SONG", help="Songs, or folders of songs.", show_default=False)]
+# Typer's own check (`readable`) would refuse a whole batch for one song; the decoder has a sentence for that song.
+Songs = Annotated[
+    list[Path],
+    typer.Argument(metavar="SONG", readable=False, help="Songs, or folders of songs.", show_default=False),
+]
+OutDir = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", readable=False, help="Folder for results.")]
 Model = Annotated[
     str,
     typer.Option(

@@ -14,7 +14,8 @@ from iseparate.engine.names import MANIFEST_NAME
 from iseparate.errors import OutputError
 
 if TYPE_CHECKING:
-    from iseparate.engine.separator import Excerpt, SongResult
+    from iseparate.audio.excerpt import Excerpt
+    from iseparate.engine.results import SongResult
 
 PICTURE_NAME = "spectrograms.png"
 FRAME_SAMPLES, HOP_SAMPLES = 4096, 1024
@@ -36,7 +37,7 @@ def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
     rate, samples = result.manifest.sample_rate_hz, result.manifest.samples
     edges_hz = band_edges_hz(rate)
     seconds = samples / rate
-    decoders = {result.song.name: _decoder(result.song, excerpt)}
+    decoders = {result.song.name: excerpt.open(result.song)}
     decoders |= {stem: Decoder(path) for stem, path in result.files.items()}
     # A stem can have another rate than its song (Opus knows but a few), and the pictures stand below each other.
     columns = min(COLUMNS, *(_frame_count(seconds, decoder.info.sample_rate) for decoder in decoders.values()))
@@ -104,13 +105,3 @@ def band_levels(decoder: Decoder, seconds: float, columns: int, edges_hz: NDArra
             held = held[len(cut) * HOP_SAMPLES :]
     levels: NDArray[np.float32] = 10 * np.log10(power / np.maximum(count, 1)[:, None] + 1e-12).astype(np.float32).T
     return levels
-
-
-def _decoder(song: Path, excerpt: Excerpt) -> Decoder:
-    return Decoder(
-        song,
-        stream=excerpt.stream,
-        start_seconds=excerpt.start_seconds,
-        duration_seconds=excerpt.duration_seconds,
-        allow_truncated=excerpt.allow_truncated,
-    )

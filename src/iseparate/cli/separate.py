@@ -22,6 +22,7 @@ from iseparate.cli.options import (
     Device,
     Format,
     Model,
+    OutDir,
     Precision,
     PrecisionOption,
     Runtime,
@@ -31,7 +32,8 @@ from iseparate.cli.options import (
 from iseparate.errors import IseparateError, UsageError
 
 if TYPE_CHECKING:
-    from iseparate.engine.separator import Excerpt, SongResult
+    from iseparate.audio.excerpt import Excerpt
+    from iseparate.engine.results import SongResult
 
 _CHOICE, _FILES, _PART = "Which stems", "Files", "Part of a song"
 
@@ -39,9 +41,7 @@ _CHOICE, _FILES, _PART = "Which stems", "Files", "Part of a song"
 def separate(
     songs: Songs,
     name: Model = "spleeter-2stems",
-    out_dir: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for results.")] = Path(
-        "separated"
-    ),
+    out_dir: OutDir = Path("separated"),
     stems: Annotated[
         str | None,
         typer.Option(
@@ -299,9 +299,9 @@ def _check_before_fetching(
     allow_truncated: bool,
 ) -> Excerpt:
     """Raise for what is wrong whatever the model and the songs: nobody should wait for weights to hear of it."""
+    from iseparate.audio.excerpt import Excerpt
     from iseparate.engine.names import Naming
     from iseparate.engine.outputs import Storage
-    from iseparate.engine.separator import Excerpt
 
     Storage(**storage).check()
     Naming(Path(), filename, model)
@@ -311,7 +311,7 @@ def _check_before_fetching(
 def _none_there(songs: list[Path]) -> list[SongResult]:
     """A failure for each song where there is not one of them; nothing where there is work to do."""
     from iseparate.audio.decode import probe
-    from iseparate.engine.separator import SongResult
+    from iseparate.engine.results import SongResult
 
     if any(os.path.exists(song) for song in songs):  # noqa: PTH110 - Path's raises for a name that is too long
         return []

@@ -69,24 +69,23 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def intact_stems(
-    manifest: Manifest | None, folder: Path, asked: Mapping[str, Path], same: Mapping[str, Any]
+    manifest: Manifest, folder: Path, asked: Mapping[str, Path], same: Mapping[str, Any]
 ) -> dict[str, StoredStem]:
-    """Those of the stems asked for that an earlier run left behind just as they would be made now.
+    """The stems that an earlier run left behind and that are just as they would be made now.
 
     Args:
         manifest: of the earlier run.
         folder: the manifest's.
-        asked: name -> path.
+        asked: name -> path of the stems asked for now, which have to lie there; the others are kept where they are.
         same: fields of the manifest that have to agree.
     """
-    if manifest is None or any(getattr(manifest, name) != value for name, value in same.items()):
+    if any(getattr(manifest, name) != value for name, value in same.items()):
         return {}
+    places = {name: Path(os.path.normpath(folder / stored.file)) for name, stored in manifest.stems.items()}
     return {
         name: stored
-        for name, path in asked.items()
-        if (stored := manifest.stems.get(name))
-        and Path(os.path.normpath(folder / stored.file)) == Path(os.path.normpath(path))
-        and _is_intact(path, stored)
+        for name, stored in manifest.stems.items()
+        if places[name] == Path(os.path.normpath(asked.get(name, places[name]))) and _is_intact(places[name], stored)
     }
 
 

@@ -69,6 +69,11 @@ def resolve_outputs(
     return tuple({output.name: output for output in outputs}.values())
 
 
+def render(outputs: Sequence[Output], mix: Samples, stems: Mapping[str, Samples]) -> dict[str, Samples]:
+    """Every output of a stretch of the song, by name."""
+    return {output.name: output.render(mix, stems) for output in outputs}
+
+
 def computed_stems(spec: ModelSpec, outputs: Sequence[Output]) -> tuple[str, ...]:
     """The stems that have to be computed for these outputs, in the spec's order."""
     return spec.needed_stems(tuple(stem for output in outputs for stem in output.stems))

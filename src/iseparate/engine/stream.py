@@ -17,6 +17,8 @@ from iseparate.models._base import SeparationModel
 from iseparate.types import ModelSpec, Samples, TrackStatistics
 
 Array = NDArray[np.float32]
+BLOCK_SAMPLES = 1 << 17
+"""How much of a song is read at a time: it changes speed only."""
 
 
 @dataclass(frozen=True)

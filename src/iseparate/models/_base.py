@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ class SeparationModel(nn.Module):
     """
 
     spec: ModelSpec
+    config: Any
+    """The architecture's Config that the network was built from."""
     kernels: ClassVar[tuple[str, ...]] = ()
     """Names of the submodules where the time goes: real tensors in and out, so that a runtime can replace them."""
 

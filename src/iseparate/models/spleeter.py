@@ -214,6 +214,7 @@ class Spleeter(SeparationModel):
     """The published system: spectra, one network per stem, ratio masks (or MWF), and back."""
 
     kernels: ClassVar[tuple[str, ...]] = ("networks",)
+    config: Config
     analysis_window: Tensor
     synthesis_window: Tensor
     partial_sums: Tensor

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class ReadyModel:
     config: Any
     weights_sha256: str
     card: Card | None = None
+
+    def weights(self) -> Weights:
+        """What a file of our format would hold of it: its settings are the file's defaults."""
+        return Weights(self.arch, dataclasses.asdict(self.config), self.model.state_dict())
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def import_weights(paths: Sequence[Path], arch: str | None = None) -> Weights:
     found, importer = find_importer(files, arch)
     config, state = importer.convert(files)
     _check_fit(_bare_model(found, config).state_dict(), state)
+    state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Weights(found.name, dataclasses.asdict(config), state)
 
 
@@ -169,6 +174,7 @@ def read_weights(path: Path) -> Weights:
 def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:
     if _is_our_format(path):
         weights = read_weights(path)
+        weights = replace(weights, state={name: _as_float32(name, t) for name, t in weights.state.items()})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     else:
         weights = import_weights([path])
@@ -212,6 +218,17 @@ def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> N
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError(f"the checkpoint does not fit the network: {'; '.join(faults[:5])}{more}")
+
+
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    """What networks compute in, whatever the file saved space with."""
+    if not tensor.is_floating_point():
+        if _is_counter(name):
+            return tensor
+        raise CheckpointError(f"the checkpoint's {name} holds {tensor.dtype}, not floating-point numbers")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"the checkpoint's {name} holds NaN or infinity: it is damaged, or its training failed")
+    return tensor.float()
 
 
 def _is_counter(name: str) -> bool:

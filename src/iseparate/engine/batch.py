@@ -1,0 +1,176 @@
+"""Songs as files: each in a transaction of its own, so that one that fails leaves no trace and stops no other."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iseparate.audio.decode import Decoder
+from iseparate.audio.excerpt import Excerpt
+from iseparate.engine.jobs import run_jobs
+from iseparate.engine.manifest import Manifest, StoredStem, file_sha256, intact_stems, read_manifest
+from iseparate.engine.names import Claims, Naming, safe_name, track_names
+from iseparate.engine.null import NullMeter
+from iseparate.engine.outputs import StemFiles, Storage
+from iseparate.engine.request import Output, render
+from iseparate.engine.results import Progress, SongResult
+from iseparate.engine.songs import find_songs
+from iseparate.engine.stream import BLOCK_SAMPLES
+from iseparate.errors import IseparateError
+from iseparate.versions import versions
+
+if TYPE_CHECKING:
+    from iseparate.engine.separator import Separator
+
+
+def separate_files(
+    separator: Separator,
+    songs: Sequence[str | Path],
+    out: Path,
+    *,
+    outputs: Sequence[Output],
+    storage: Storage,
+    template: str,
+    recursive: bool,
+    skip_existing: bool,
+    excerpt: Excerpt,
+    jobs: int,
+    callback: Callable[[Progress], None] | None,
+    on_result: Callable[[SongResult], None] | None,
+) -> list[SongResult]:
+    """Separate files and folders of files; what `Separator.separate_to_files` does. See there for the arguments."""
+    storage.check()
+    naming = Naming(out / safe_name(separator.ready.id), template, separator.ready.id)
+    batch = _Batch(separator, outputs, storage, naming, excerpt, skip_existing, callback)
+    results = []
+    found, failures = _expand(songs, recursive, out)
+    tasks = list(zip(found, track_names(found), strict=True))
+    for result in chain(failures, run_jobs(batch.run, tasks, jobs, batch.cancelled)):
+        results.append(result)
+        if on_result:
+            on_result(result)
+    return results
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the songs of a batch have in common."""
+
+    separator: Separator
+    outputs: Sequence[Output]
+    storage: Storage
+    naming: Naming
+    excerpt: Excerpt
+    skip_existing: bool
+    callback: Callable[[Progress], None] | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    claims: Claims = field(default_factory=Claims)
+
+    def run(self, song: Path, track: str) -> SongResult:
+        """Separate one song under a name of its own; a failure is a result too."""
+        start = time.perf_counter()
+        try:
+            with self.excerpt.open(song) as decoder:
+                result = self._separate(song, track, decoder, start)
+        except IseparateError as error:
+            return SongResult(song, "failed", error=str(error), seconds=time.perf_counter() - start)
+        except RuntimeError as error:  # PyTorch's; it must not cost the user the other songs
+            complaint = f"{song} failed by a fault of iseparate's; please report it: {type(error).__name__}: {error}"
+            return SongResult(song, "failed", error=complaint, seconds=time.perf_counter() - start)
+        return result
+
+    def _separate(self, song: Path, track: str, decoder: Decoder, start: float) -> SongResult:
+        info = decoder.info
+        paths = {o.name: self.naming.stem_path(track, o.name, self.storage.format, info.tags) for o in self.outputs}
+        self.claims.add(song, paths.values())
+        manifest_path = self.naming.manifest_path(track, next(iter(paths.values())))
+        ready = self.separator.ready
+        facts: dict[str, Any] = {
+            "song_sha256": file_sha256(song),
+            "model": ready.id,
+            "weights_sha256": ready.weights_sha256,
+            "settings": self.separator.settings | asdict(self.storage) | asdict(self.excerpt),
+        }
+        earlier, intact = self._earlier(manifest_path, paths, facts)
+        if earlier and paths.keys() <= intact.keys():
+            return SongResult(song, "skipped", paths, earlier, manifest_path, seconds=time.perf_counter() - start)
+        missing = [output for output in self.outputs if output.name not in intact]
+        # What is made anew has to fit what is kept, so it takes over its gain.
+        gain = 10 ** (earlier.gain_db / 20) if earlier else None
+        expected = self.excerpt.expected_samples(info)
+        meter = NullMeter(self.separator.stems)
+        with StemFiles(
+            {output.name: paths[output.name] for output in missing},
+            manifest_path.parent,
+            info,
+            self.storage,
+            gain,
+            expected,
+        ) as files:
+            stretches = self.separator.stream(
+                lambda: decoder.blocks(BLOCK_SAMPLES), info.sample_rate, info.layout, missing
+            )
+            for stretch in stretches:
+                if self.cancelled.is_set():
+                    raise KeyboardInterrupt
+                files.write(render(missing, stretch.mix, stretch.stems))
+                meter.add(stretch)
+                if self.callback:
+                    total = None if expected is None else expected / info.sample_rate
+                    self.callback(Progress(str(song), meter.samples / info.sample_rate, total))
+            stored = files.finish()
+            manifest = Manifest(
+                song=song.name.encode("utf-8", "replace").decode("utf-8"),  # a name can be any bytes
+                **facts,
+                versions=versions(),
+                sample_rate_hz=info.sample_rate,
+                channels=info.channels,
+                samples=meter.samples,
+                gain_db=20 * math.log10(files.gain),
+                null_db=meter.null_db if meter.null_db is not None or not earlier else earlier.null_db,
+                notes=list(dict.fromkeys([*decoder.notes, *files.notes])),
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                seconds=round(time.perf_counter() - start, 3),
+                stems=intact | stored,
+            )
+            files.commit(manifest, manifest_path)
+        return SongResult(song, "done", paths, manifest, manifest_path, seconds=time.perf_counter() - start)
+
+    def _earlier(
+        self, manifest_path: Path, paths: dict[str, Path], facts: dict[str, Any]
+    ) -> tuple[Manifest | None, dict[str, StoredStem]]:
+        """An earlier run's manifest and those of its stems that are still what it made, where they can be kept."""
+        earlier = read_manifest(manifest_path) if self.skip_existing else None
+        # A stem that the earlier run did not make had no part in its gain, and could clip at it: all anew then.
+        if earlier is None or not paths.keys() <= earlier.stems.keys():
+            return None, {}
+        intact = intact_stems(earlier, manifest_path.parent, paths, facts)
+        return (earlier, intact) if intact else (None, {})
+
+
+def _expand(songs: Sequence[str | Path], recursive: bool, out: Path) -> tuple[list[Path], list[SongResult]]:
+    """Files out of files and folders, and a failure for each folder that yields none."""
+    found: list[Path] = []
+    failures = []
+    for song in map(Path, songs):
+        try:
+            found += find_songs(song, recursive, leave_out=[out]) if _is_folder(song) else [song]
+        except IseparateError as error:
+            failures.append(SongResult(song, "failed", error=str(error)))
+        except OSError as error:  # a name that is too long
+            failures.append(SongResult(song, "failed", error=f"{song} cannot be read: {error.strerror}"))
+    return list(dict.fromkeys(found)), failures
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no permission, too long a name: opening it will say so
+        return False
