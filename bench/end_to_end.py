@@ -78,7 +78,7 @@ def main() -> None:
             f"{options.runs} runs in turn after a warm-up; whole processes, imports included; "
             "16-bit stereo wav at 44.1 kHz in, two such stems out.",
             "CPU is user + system seconds. Ratios are to the official program, paired run by run.",
-            "iseparate's default looks at half as many frequencies again as the official setting (1536 bins, not 1024).",
+            "iseparate's default looks at half as many frequencies again as the official setting: 1536 bins, not 1024.",
         ],
         rows,
     )

@@ -43,12 +43,12 @@ def write(name: str, title: str, notes: Sequence[str], rows: Sequence[Mapping[st
 
 
 def _commit() -> str:
-    folder = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"], cwd=folder, capture_output=True, text=True
-    )
-    return (commit.stdout.strip() or "unknown") + (" with changes" if changed.stdout.strip() else "")
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
 
 
 def _processor() -> str:

@@ -91,7 +91,7 @@ def zone(folder: Path | None) -> tuple[Samples, Samples, int] | None:
 def falcon(mastered: bool = False) -> tuple[Samples, Samples, int] | None:
     try:
         path = Store().fetch_file(FALCON, FALCON_SHA256, "falcon69.stem.mp4")
-    except Exception as error:  # noqa: BLE001 - a bench goes on without
+    except Exception as error:
         print(f"Falcon 69 is missing: {error}")
         return None
     tracks = {name: decode(path, stream)[0] for stream, name in enumerate(FALCON_STEMS)}

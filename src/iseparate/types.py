@@ -58,6 +58,8 @@ class ModelSpec:
     channels: int
     segment_samples: int | None = None
     """Length of the input of ``separate_segment``; None: any length will do."""
+    default_segment_seconds: float = 10.0
+    """Length of a free segment that nobody asked to change."""
     length_multiple: int = 1
     """A free segment is rounded up to a multiple of this."""
     start_grid_samples: int = 1

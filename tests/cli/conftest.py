@@ -20,8 +20,6 @@ from iseparate.cli import main
 from iseparate.models.spleeter import Config, Spleeter
 from iseparate.weights.load import Weights, write_weights
 
-torch.set_num_threads(1)  # so small a network only loses by sharing its work
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,6 +67,15 @@ def apart(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.chdir(place)
     return place
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So small a network only loses by sharing its work among cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_the_prediction_holds(iseparate, separate, here, tiny):
     write_wav(here / "song.wav", seconds=20)
     predicted = float(iseparate("doctor", "song.wav", "-n", tiny, "--json").json["expected_time"].split()[0])
     taken = separate("song.wav", "--json").json["songs"][0]["seconds"]
-    assert taken / 8 < predicted < taken * 8  # a tenth of a second on a busy machine; the order of magnitude
+    assert taken / 15 < predicted < taken * 15  # of a few busy milliseconds: no more than the order of magnitude
 
 
 def test_a_device_that_is_not_here_is_said_to_be_unusable(iseparate):

@@ -25,6 +25,9 @@ commercial_use = false
 training_data = "None at all."
 status = "format proven by golden"
 
+[settings]
+mask_extension = "average"
+
 [[files]]
 name = "model.index"
 source = "file:{folder}/model.index"
@@ -142,11 +145,20 @@ def test_an_imported_checkpoint_separates_a_song(iseparate, here):
     assert direct.read_bytes() == (here / "separated/mine/song/drums.wav").read_bytes()
 
 
-def test_exported_weights_are_those_of_the_cache(iseparate, toy, here):
-    assert iseparate("models", "export", "toy", "-o", "out.safetensors").status == 0
-    cached = Path(iseparate("models", "info", "toy", "--json").json["cached"]["path"])
-    assert (here / "out.safetensors").read_bytes() == next(cached.glob("*.safetensors")).read_bytes()
-    assert left_behind(here) == ["out.safetensors"]
+@pytest.mark.parametrize("model", ["toy", "toy-official"])
+def test_an_exported_model_separates_as_the_original(iseparate, toy, here, model):
+    outcome = iseparate("models", "export", model, "-o", "copy.safetensors")
+    assert outcome.status == 0
+    assert outcome.out == "✓ copy.safetensors\n"
+    assert left_behind(here) == ["copy.safetensors"]
+    write_wav(here / "song.wav")
+    for name in (model, "copy.safetensors", "toy"):
+        assert iseparate("song.wav", "-n", name, "--stems", "bass").status == 0
+    original, copy, plain = (
+        (here / "separated" / name / "song/bass.wav").read_bytes() for name in (model, "copy", "toy")
+    )
+    assert copy == original
+    assert (copy == plain) == (model == "toy")  # the settings went along
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_run_that_is_stopped_cleans_up(midway, here, number, words):
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert err == "error: stopped; songs that were finished are kept, the others left no trace\n"
+    assert err == "error: stopped; finished songs are kept, and no stem is left half-written\n"
     assert whole(here / "separated/tiny/a")
     assert not (here / "separated/tiny/b").exists()
 

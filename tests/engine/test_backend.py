@@ -10,7 +10,7 @@ import torch
 from toy_models import decibels, noise, stream
 
 from iseparate.engine.backend import Backend, choose_backend
-from iseparate.errors import BackendError
+from iseparate.errors import BackendError, UsageError
 from iseparate.models.spleeter import Config, Spleeter
 
 
@@ -69,7 +69,7 @@ def test_the_second_of_one_gpus_is_refused():
 
 @pytest.mark.parametrize("device", ["gpu", "", "cpu cpu", "cuda:x", "🎸"])
 def test_what_is_no_device_is_refused(device):
-    with pytest.raises(BackendError, match="is not a device; say cpu, cuda, cuda:1 or mps"):
+    with pytest.raises(UsageError, match="is not a device; say cpu, cuda, cuda:1 or mps"):
         choose_backend(device)
 
 

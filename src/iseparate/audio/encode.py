@@ -348,6 +348,42 @@ class Encoder:
             raise
 
 
+class _MutedFile:
+    """A file whose first error is raised and whose later ones are not.
+
+    FFmpeg seeks in a file after a write has failed, and PyAV prints an error that it cannot raise.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._broken = False
+
+    def write(self, data: bytes) -> int:
+        return self._unless_broken(self._file.write, data, otherwise=len(data))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._unless_broken(self._file.seek, offset, whence, otherwise=offset)
+
+    def tell(self) -> int:
+        return self._unless_broken(self._file.tell, otherwise=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def mute(self) -> None:
+        """Write nothing from here on, and do not complain."""
+        self._broken = True
+
+    def _unless_broken(self, act: Callable[..., int], *arguments: Any, otherwise: int) -> int:
+        if self._broken:
+            return otherwise
+        try:
+            return act(*arguments)
+        except OSError:
+            self._broken = True
+            raise
+
+
 class _FFmpegSink:
     """One encoder and one muxer of FFmpeg behind a Python file, whose errors keep their names."""
 
@@ -362,7 +398,7 @@ class _FFmpegSink:
         self._path = path
         self._plan = plan
         self.position_samples = 0
-        self._file: IO[bytes] = path.open("wb", buffering=1 << 18)
+        self._file = _MutedFile(path.open("wb", buffering=1 << 18))
         try:
             self._container = _open_muxer(self._file, plan)
             self._stream = self._container.add_stream(plan.codec, rate=plan.sample_rate, layout=plan.layout)
@@ -408,12 +444,13 @@ class _FFmpegSink:
         self._file.close()  # a full disk may show only now
 
     def abort(self) -> None:
-        # The file first: a container whose file is closed writes no trailer.
-        with suppress(OSError):
-            self._file.close()
+        # Muted first: a container that is closed writes its trailer.
+        self._file.mute()
         if hasattr(self, "_container"):
             with suppress(Exception):
                 self._container.close()
+        with suppress(OSError):
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 
@@ -485,7 +522,7 @@ class _VorbisSink:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def _open_muxer(file: IO[bytes], plan: StoragePlan) -> OutputContainer:
+def _open_muxer(file: IO[bytes] | _MutedFile, plan: StoragePlan) -> OutputContainer:
     options = {
         "wav": {"rf64": "auto"},  # RF64 if it grows beyond 4 GiB, plain WAV otherwise
         "mp3": {"id3v2_version": "4"},

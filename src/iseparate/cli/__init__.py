@@ -68,9 +68,9 @@ def main() -> None:
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, _stop)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="iseparate", standalone_mode=False))
     except _Stopped as stopped:
-        fail("stopped; songs that were finished are kept, the others left no trace")
+        fail("stopped; finished songs are kept, and no stem is left half-written")
         sys.exit(stopped.code)
     except _WordsError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # the help was shown

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from iseparate.errors import BackendError
+from iseparate.errors import BackendError, UsageError
 from iseparate.models._base import SeparationModel
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -86,7 +86,7 @@ def _choose_device(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise BackendError(f"{device!r} is not a device; say cpu, cuda, cuda:1 or mps") from None
+        raise UsageError(f"{device!r} is not a device; say cpu, cuda, cuda:1 or mps") from None
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(kind, False):
         there = ", ".join(name for name, present in here.items() if present)

@@ -20,9 +20,6 @@ from typing import Literal
 from iseparate.errors import UsageError
 from iseparate.types import ModelSpec
 
-FREE_SEGMENT_SECONDS = 10
-"""Length of a segment where the model leaves it free."""
-
 
 @dataclass(frozen=True)
 class Span:
@@ -64,7 +61,7 @@ class Plan:
         Args:
             spec: the model's own word.
             overlap: share of a segment in common with the next, in [0, 1); None: the model's default.
-            segment_seconds: length of a segment where the model leaves it free; None: ten seconds.
+            segment_seconds: length of a segment where the model leaves it free; None: its default.
 
         Raises:
             UsageError: the overlap is out of range, the segment too short, or the model has segments of its own.
@@ -139,7 +136,7 @@ def _segment_samples(spec: ModelSpec, segment_seconds: float | None) -> int:
             own = spec.segment_samples / spec.sample_rate
             raise UsageError(f"this model's segments are {own:.1f} s long and cannot be changed; leave --segment out")
         return spec.segment_samples
-    seconds = FREE_SEGMENT_SECONDS if segment_seconds is None else segment_seconds
+    seconds = spec.default_segment_seconds if segment_seconds is None else segment_seconds
     if not 0 < seconds <= 3600:
         raise UsageError(f"a segment lasts more than 0 and at most 3600 seconds; got {seconds}")
     step = max(spec.length_multiple, 1)

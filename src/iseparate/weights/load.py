@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from iseparate.errors import CheckpointError, UnknownModelError, UsageError
 from iseparate.models._base import SeparationModel
-from iseparate.models._registry import Architecture, architecture, find_importer
+from iseparate.models._registry import Architecture, architecture, architectures, find_importer
 from iseparate.weights.card import Card, find_card
 from iseparate.weights.read import read_checkpoint
 from iseparate.weights.source import Progress
@@ -166,7 +166,11 @@ def read_weights(path: Path) -> Weights:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if about["format"] > FORMAT:
             raise CheckpointError(f"{path} was written by a newer iseparate (format {about['format']}); upgrade")
-        return Weights(str(about["arch"]), dict(about["config"]), state)
+        if about["arch"] not in architectures():
+            raise CheckpointError(
+                f"{path} is of the architecture {about['arch']!r}, which this iseparate has not; upgrade"
+            )
+        return Weights(about["arch"], dict(about["config"]), state)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not a weights file of iseparate: {error}") from error
 
