@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from iseparate.engine.separator import Separator
     from iseparate.errors import IseparateError
     from iseparate.types import Audio, ModelSpec, Stems
-    from iseparate.weights.load import import_checkpoint, load_model
+    from iseparate.weights.load import build_model, import_checkpoint, load_model
 
 __version__ = metadata.version("iseparate")
 
@@ -27,6 +27,7 @@ _HOMES = {
     "Separator": "engine.separator",
     "SongResult": "engine.results",
     "Stems": "types",
+    "build_model": "weights.load",
     "import_checkpoint": "weights.load",
     "load_model": "weights.load",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "SongResult",
     "Stems",
     "__version__",
+    "build_model",
     "import_checkpoint",
     "load_model",
 ]

@@ -53,6 +53,8 @@ class Plan:
     """*overlap*: what is cut off either end; *partial sums*: what overlaps the neighbour; *context*: the context."""
     grid_samples: int = 1
     tapered: bool = True
+    free: bool = False
+    """*overlap*: the last segment ends with the song, since the model takes any length."""
 
     @classmethod
     def for_model(cls, spec: ModelSpec, overlap: float | None = None, segment_seconds: float | None = None) -> Plan:
@@ -85,7 +87,8 @@ class Plan:
         kept = segment - 2 * spec.edge_samples
         stride = max(grid, round(kept * (1 - overlap)) // grid * grid)
         tapered = spec.window != "rectangular"
-        return cls("overlap", segment, stride, -spec.lead_samples, spec.edge_samples, grid, tapered)
+        free = spec.segment_samples is None and spec.length_multiple == 1
+        return cls("overlap", segment, stride, -spec.lead_samples, spec.edge_samples, grid, tapered, free)
 
     def shifted(self, shift_samples: int) -> Plan:
         """The same cuts, that much earlier: what the shift trick averages over."""
@@ -97,6 +100,8 @@ class Plan:
         if self.mode != "context":
             trim = self.trim_samples if self.mode == "overlap" else 0
             stop = start + self.segment_samples
+            if self.free and song_samples is not None:
+                stop = min(stop, song_samples + trim)
             return Span(index, start, stop, start + trim, stop - trim)
         core_start, core_stop = start, start + self.stride_samples
         read_start = (core_start - self.trim_samples) // self.grid_samples * self.grid_samples

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,8 @@ class Architecture:
     model: Callable[[Any], SeparationModel]
     config: type[Any]
     importers: tuple[Importer, ...]
+    published: Mapping[str, Any] = field(default_factory=dict)
+    """The Configs of the literature, by name."""
 
 
 Model = TypeVar("Model", bound=type[SeparationModel])
@@ -45,13 +47,19 @@ Model = TypeVar("Model", bound=type[SeparationModel])
 _TABLE: dict[str, Architecture] = {}
 
 
-def register(name: str, *, config: type[Any], importers: tuple[Importer, ...] = ()) -> Callable[[Model], Model]:
+def register(
+    name: str,
+    *,
+    config: type[Any],
+    importers: tuple[Importer, ...] = (),
+    published: Mapping[str, Any] | None = None,
+) -> Callable[[Model], Model]:
     """Put the decorated network into the table under `name`."""
 
     def add(model: Model) -> Model:
         if name in _TABLE:
             raise ValueError(f"two architectures are registered as {name!r}")
-        _TABLE[name] = Architecture(name, model, config, importers)
+        _TABLE[name] = Architecture(name, model, config, importers, published or {})
         return model
 
     return add
@@ -73,6 +81,15 @@ def architecture(name: str) -> Architecture:
         near = difflib.get_close_matches(name, table, n=3) or list(table)
         raise UnknownModelError(f"no architecture is called {name!r}; there is {', '.join(near)}")
     return table[name]
+
+
+def published_config(name: str) -> tuple[Architecture, Any]:
+    """The architecture and Config that the literature knows as `name`; UnknownModelError with the nearest names."""
+    table = {config: arch for arch in architectures().values() for config in arch.published}
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3) or sorted(table)
+        raise UnknownModelError(f"no published system is called {name!r}; there is {', '.join(near)}")
+    return table[name], table[name].published[name]
 
 
 def find_importer(files: Checkpoint, arch: str | None = None) -> tuple[Architecture, Importer]:

@@ -7,8 +7,18 @@ Definition and constants follow norbert 0.2.1 (``norbert.wiener``, ``norbert.exp
 
 from __future__ import annotations
 
+from enum import Enum
+
 import torch
 from torch import Tensor
+
+
+class WienerRule(Enum):
+    """Whose definition of the filter."""
+
+    NORBERT = "norbert 0.2.1"
+    OPEN_UNMIX = "openunmix 1.3.0, openunmix/filtering.py"
+    SONY = "sony/ai-research-code, d3net/music-source-separation/filter.py"
 
 
 def softmask(magnitudes: Tensor, mix: Tensor, eps: float) -> Tensor:
@@ -49,7 +59,14 @@ def expectation_maximisation(sources: Tensor, mix: Tensor, iterations: int, eps:
     return sources
 
 
-def wiener(magnitudes: Tensor, mix: Tensor, iterations: int = 1, use_softmask: bool = True) -> Tensor:
+def wiener(
+    magnitudes: Tensor,
+    mix: Tensor,
+    iterations: int = 1,
+    use_softmask: bool = True,
+    residual: bool = False,  # noqa: ARG001
+    rule: WienerRule = WienerRule.NORBERT,  # noqa: ARG001
+) -> Tensor:
     """Turn magnitude estimates into complex sources.
 
     Args:

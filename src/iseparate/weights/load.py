@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from iseparate.errors import CheckpointError, UnknownModelError, UsageError
 from iseparate.models._base import SeparationModel
-from iseparate.models._registry import Architecture, architecture, architectures, find_importer
+from iseparate.models._registry import Architecture, architecture, architectures, find_importer, published_config
 from iseparate.weights.card import Card, find_card
 from iseparate.weights.read import read_checkpoint
 from iseparate.weights.source import Progress
@@ -97,6 +97,19 @@ def pull(card: Card, store: Store, progress: Progress | None = None, force: bool
         write_weights(destination / WEIGHTS_NAME, import_weights(files, card.arch))
 
     return store.pull(card, convert=convert, progress=progress, force=force)
+
+
+def build_model(name: str) -> SeparationModel:
+    """A network with a published system's hyper-parameters and fresh, random weights, in training mode.
+
+    Args:
+        name: of the system, such as ``"d3net-vocals"``; see `Architecture.published`.
+
+    Raises:
+        UnknownModelError: no such system, with the nearest names.
+    """
+    arch, config = published_config(name)
+    return arch.model(config)
 
 
 def import_checkpoint(
