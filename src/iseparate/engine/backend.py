@@ -7,8 +7,11 @@ masks and everything complex stay in PyTorch whatever the runtime can or cannot 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -135,7 +138,8 @@ class _RuntimeKernel(nn.Module):
 def _openvino(kernel: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
     import openvino
 
-    network = openvino.convert_model(kernel, example_input=example, input=[list(example.shape)])
+    with _quietly():
+        network = openvino.convert_model(kernel, example_input=example, input=[list(example.shape)])
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     compiled = openvino.compile_model(
         network,
@@ -162,7 +166,8 @@ def _openvino(kernel: nn.Module, example: Tensor, precision: str) -> Callable[[T
 def _onnx(kernel: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
-    program = torch.onnx.export(kernel, (example,), dynamo=True, verbose=False)
+    with _quietly():
+        program = torch.onnx.export(kernel, (example,), dynamo=True, verbose=False)
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -176,3 +181,16 @@ def _onnx(kernel: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
 
     return run
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporters' talk of their own internals from the user."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        exporter.setLevel(level)
