@@ -7,6 +7,9 @@ SONGS ?=
 # Which build of PyTorch: empty takes what pip finds, `cpu` asks PyTorch's own index for the CPU build.
 TORCH ?=
 
+# By the environment, so that the shell reads nothing into a file's name.
+export ISEPARATE_SONG = $(value SONG)
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -21,7 +24,7 @@ help:
 	@echo "make docs               the documentation, into site/"
 
 demo: $(VENV)/.run
-	@$(BIN)/iseparate demo $(if $(SONG),"$(SONG)")
+	@$(BIN)/iseparate demo $(if $(SONG),"$$ISEPARATE_SONG")
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -106,8 +106,8 @@ class TrackStatistics:
 class CheckpointFile:
     """One file of a checkpoint, read into plain data: what an importer gets to see.
 
-    `tensors` maps names to ``torch.Tensor``; nested names are joined by dots. `metadata` is whatever else the
-    file holds, in plain Python types and inert stand-ins for foreign classes.
+    `tensors` maps names to ``torch.Tensor``; nested names are joined by dots (by slashes in HDF5). `metadata` is
+    whatever else the file holds, in plain Python types and inert stand-ins for foreign classes.
     """
 
     name: str

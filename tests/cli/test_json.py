@@ -64,7 +64,7 @@ def test_no_song_could_be_tried(separate, iseparate, here):
         (iseparate("a.wav", "--json"), 1),
     ):
         assert outcome.status == status
-        assert outcome.json == {"songs": [], "failed": 0, "error": outcome.sentence}
+        assert outcome.json == {"songs": [], "failed": 1, "error": outcome.sentence}
 
 
 def test_nothing_of_the_libraries_comes_between(execute, here, tiny):

@@ -103,6 +103,16 @@ def test_an_unknown_model_is_answered_with_the_nearest_names(iseparate, here):
     assert "did you mean spleeter-2stems" in outcome.sentence
 
 
+@pytest.mark.parametrize("name", ["irm", "irm1", "ibm2-official", "mwf"])
+def test_an_oracle_cannot_separate(iseparate, here, name):
+    write_wav(here / "song.wav")
+    outcome = iseparate("song.wav", "-n", name)
+    assert outcome.status == 2
+    assert f"{name} is an oracle: it needs the true stems" in outcome.sentence
+    assert "iseparate.evaluate.oracle" in outcome.sentence
+    assert left_behind(here) == ["song.wav"]
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "x" * 5000, "nope.safetensors", "./nope.ckpt", "a\0b"])
 def test_a_name_that_is_no_model(iseparate, here, name):
     write_wav(here / "song.wav")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iseparate.engine.names import FIELDS, MAX_NAME_BYTES, Naming, safe_name, track_names
-from iseparate.errors import UsageError
+from iseparate.engine.names import FIELDS, MAX_NAME_BYTES, Claims, Naming, safe_name, track_names
+from iseparate.errors import OutputError, UsageError
 
 NASTY = [
     "../../x",
@@ -153,5 +153,15 @@ def test_a_missing_tag_is_the_tracks_name():
 
 def test_the_manifest_lies_in_the_songs_folder_or_beside_under_its_name():
     own, shared = Naming(Path("o"), "{track}/{stem}.wav", "m"), Naming(Path("o"), "{track}_{stem}.wav", "m")
-    assert own.manifest_path("t", Path("o/t/vocals.wav")) == Path("o/t/iseparate.json")
-    assert shared.manifest_path("t", Path("o/t_vocals.wav")) == Path("o/t.iseparate.json")
+    by_stem = Naming(Path("o"), "{artist}/{stem}/{track}.{ext}", "m")
+    assert own.manifest_path("t", "wav", {}) == Path("o/t/iseparate.json")
+    assert shared.manifest_path("t", "wav", {}) == Path("o/t.iseparate.json")
+    assert by_stem.manifest_path("t", "wav", {"artist": "A/B"}) == Path("o/A_B/t.iseparate.json")
+
+
+def test_a_song_of_the_batch_is_not_overwritten(tmp_path):
+    song = tmp_path / "vocals.wav"
+    song.touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="is a song of this batch"):
+        Claims([song]).add(tmp_path / "other.wav", [tmp_path / "link" / "vocals.wav"])

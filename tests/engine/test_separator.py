@@ -418,7 +418,7 @@ def test_a_model_file_with_a_hostile_name_stays_in_the_folder(song, out):
 # -- stopping -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_stopping_midway_leaves_nothing(tmp_path, out, error):
     song = write_song(tmp_path / "a.wav", noise(600_000))
     seen = []
@@ -559,3 +559,65 @@ def test_a_fault_in_the_network_costs_one_song(tmp_path, out):
     results = separator_of(Fails()).separate_to_files(songs, out)
     assert [result.status for result in results] == ["failed", "done"]
     assert "out of something" in results[0].error
+
+
+def test_new_stems_of_a_later_run_share_one_gain_with_the_earlier(tmp_path, out):
+    song = write_song(tmp_path / "a.wav", noise(20_000) * 0 + 0.99)
+    separator = separator_of(Shares())
+    first_name, second_name = separator.stems[:2]
+    separator.separate_to_files(song, out, stems=[first_name], skip_existing=True)
+    (both,) = separator.separate_to_files(song, out, stems=[second_name], skip_existing=True)
+    assert set(both.manifest.stems) == {first_name, second_name}
+    (kept,) = separator.separate_to_files(song, out, stems=[first_name], skip_existing=True)
+    assert kept.status == "skipped"
+
+
+def test_a_disk_that_fails_to_be_read_costs_one_song(tmp_path, out, monkeypatch):
+    songs = [write_song(tmp_path / f"{name}.wav", noise(9000)) for name in "ab"]
+    hashed = iter([OSError(5, "Input/output error"), "ab" * 32])
+
+    def sha256(path):
+        outcome = next(hashed)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("iseparate.engine.batch.file_sha256", sha256)
+    results = separator_of(Shares()).separate_to_files(songs, out)
+    assert [result.status for result in results] == ["failed", "done"]
+    assert "Input/output error" in results[0].error
+
+
+def test_a_song_of_the_batch_survives(tmp_path):
+    separator = separator_of(Shares())
+    folder = tmp_path / separator.ready.id
+    folder.mkdir()
+    song = write_song(folder / f"{separator.stems[0]}.wav", noise(9000))
+    before = song.read_bytes()
+    (result,) = separator.separate_to_files(song, tmp_path, filename="{stem}.{ext}")
+    assert result.status == "failed"
+    assert song.read_bytes() == before
+
+
+def test_clamped_stems_claim_no_null(tmp_path, out):
+    song = write_song(tmp_path / "a.wav", noise(9000) * 30)
+    (result,) = separator_of(Shares()).separate_to_files(song, out, clip="clamp", bit_depth="32f")
+    assert result.manifest.null_db is None
+    assert any("clamped at full scale" in note for note in result.manifest.notes)
+
+
+def test_another_songs_stems_are_not_replaced_silently(tmp_path, out):
+    separator = separator_of(Shares())
+    separator.separate_to_files(write_song(tmp_path / "a.wav", noise(9000)), out)
+    (result,) = separator.separate_to_files(write_song(tmp_path / "a.wav", noise(8000)), out)
+    assert any("another song" in note for note in result.manifest.notes)
+
+
+def test_stems_among_songs_are_not_separated_again(tmp_path):
+    song = write_song(tmp_path / "a.wav", noise(9000))
+    separator = separator_of(Shares())
+    separator.separate_to_files(song, tmp_path / "flat", filename="{track}-{stem}.{ext}")
+    folder = tmp_path / "flat" / separator.ready.id
+    write_song(folder / "new.wav", noise(9000))
+    results = separator.separate_to_files(folder, tmp_path / "out")
+    assert [result.song.name for result in results] == ["new.wav"]

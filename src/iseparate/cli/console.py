@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,17 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def fail(sentence: str) -> None:
     """One sentence on what went wrong."""
-    print_prose(f"[red]error:[/red] {escape(sentence)}", err)
+    print_prose(f"[red]error:[/red] {plain(sentence)}", err)
 
 
 def note(sentence: str) -> None:
     """One sentence the user should know."""
-    print_prose(f"[yellow]note:[/yellow] {escape(sentence)}", err)
+    print_prose(f"[yellow]note:[/yellow] {plain(sentence)}", err)
+
+
+def plain(text: str) -> str:
+    """Text shown as it is: no markup, and no control characters, with which a file's name could drive a terminal."""
+    return escape("".join("\ufffd" if unicodedata.category(c) == "Cc" else c for c in text))
 
 
 def print_prose(text: str, console: Console = out) -> None:

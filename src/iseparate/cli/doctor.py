@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from iseparate.cli import console
 from iseparate.cli.console import note
 from iseparate.cli.options import (
+    ENGINE_PANEL,
     BackendOption,
     Device,
+    Format,
     Model,
     OutDir,
     Precision,
@@ -41,32 +42,45 @@ def doctor(
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     backend: BackendOption = Runtime.auto,
+    shifts: Annotated[int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="As of separate.")] = 0,
+    format: Annotated[Format, typer.Option("--format", "-f", metavar="NAME", help="As of separate.")] = Format.wav,
     out_dir: OutDir = Path("separated"),
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")] = False,
 ) -> None:
     """Show device, precision, codecs, cache and disk as they would be used; with SONG, predict what it will take."""
     facts = _machine(device, precision.value, backend.value, out_dir)
     if song is not None:
-        facts |= _song(song, name, device=device, precision=precision.value, backend=backend.value)
+        options = {"device": device, "precision": precision.value, "backend": backend.value, "shifts": shifts}
+        facts |= _song(song, name, format.value, **options)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for heading, value in facts.items():
-        table.add_row(heading.replace("_", " "), escape(_in_words(value)))
+    for name_of_fact, value in facts.items():
+        heading, words = _in_words(name_of_fact, value)
+        table.add_row(heading, console.plain(words))
     console.print_table(table)
     if not facts["weights_here"] and not facts["offline"]:
         note("no weights are in the cache yet; the first separation fetches them")
 
 
-def _in_words(value: str | int | bool | list[str]) -> str:
+def _in_words(name: str, value: Any) -> tuple[str, str]:
+    """A fact for people: its name without the unit, its value with it."""
+    words = name.replace("_", " ")
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return words, "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return str(value)
+        return words, ", ".join(value) or "none"
+    if value is None:
+        return words, "not known here"
+    if name.endswith("_bytes"):
+        return words.removesuffix(" bytes"), console.megabytes(value)
+    if name.endswith("_seconds"):
+        words = "expected time" if name == "expected_seconds" else "song length"
+        return words, f"{value:.1f} s" if value < 60 else f"{console.clock(value)} (m:ss)"
+    return words, str(value)
 
 
 def _machine(device: str, precision: Any, backend: Any, out_dir: Path) -> dict[str, Any]:
@@ -91,33 +105,35 @@ def _machine(device: str, precision: Any, backend: Any, out_dir: Path) -> dict[s
         "backends_installed": [n for n in ("openvino", "onnxruntime") if importlib.util.find_spec(n)],
         "reads": _readable(),
         "writes": ", ".join(FORMATS),
-        "cache": f"{store.root} ({console.megabytes(sum(e.size_bytes for e in store.list()))})",
+        "cache": str(store.root),
+        "cache_size_bytes": sum(entry.size_bytes for entry in store.list()),
         "weights_here": [entry.weights_id for entry in store.list()],
         "offline": store.offline,
-        "free_disk": f"{console.megabytes(shutil.disk_usage(existing).free)} for {out_dir}",
+        "out": str(out_dir),
+        "free_disk_bytes": shutil.disk_usage(existing).free,
         "writable": os.access(existing, os.W_OK),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
 
-def _song(song: Path, name: str, **options: Any) -> dict[str, Any]:
+def _song(song: Path, name: str, format: str, **options: Any) -> dict[str, Any]:
     from iseparate.audio.decode import probe
+    from iseparate.engine.outputs import Storage
     from iseparate.engine.predict import predict
 
     info = probe(song)
     with open_separator(name, **options) as separator:
-        return {"song": _describe(info), **_expectation(predict(separator, info), info)}
+        return {"song": _describe(info), **_expectation(predict(separator, info, Storage(format)), info)}
 
 
 def _expectation(prediction: Prediction | None, info: AudioInfo) -> dict[str, Any]:
     if prediction is None:
         return {"expected": "the song does not say how long it is"}
-    seconds = info.estimated_seconds or 0
-    memory = prediction.peak_memory_bytes
     return {
-        "expected_time": f"{prediction.seconds:.1f} s ({seconds / prediction.seconds:.1f} × real time)",
-        "expected_memory": "not known here" if memory is None else f"{console.megabytes(memory)} whatever the length",
-        "expected_disk": console.megabytes(prediction.disk_bytes),
+        "song_seconds": info.estimated_seconds,
+        "expected_seconds": round(prediction.seconds, 2),
+        "expected_memory_bytes": prediction.peak_memory_bytes,
+        "expected_disk_bytes": prediction.disk_bytes,
     }
 
 

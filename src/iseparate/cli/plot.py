@@ -55,8 +55,7 @@ def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
         axis.set_title(name, loc="left", fontsize=10)
     axes[-1].set_xlabel("seconds")
     figure.colorbar(image, ax=list(axes), label="dB below the loudest", shrink=0.8, pad=0.01)
-    # Named as the manifest is: songs can share a folder.
-    path = result.manifest_path.with_name(result.manifest_path.name.replace(MANIFEST_NAME, PICTURE_NAME))
+    path = picture_path(result.manifest_path)
     fresh = path.with_name(f".{path.name}.part")
     try:
         figure.savefig(fresh, dpi=110, format="png", metadata={"Software": None})
@@ -65,6 +64,11 @@ def plot_result(result: SongResult, excerpt: Excerpt) -> Path:
         fresh.unlink(missing_ok=True)
         raise OutputError(f"the picture {path} cannot be written: {error.strerror}") from error
     return path
+
+
+def picture_path(manifest_path: Path) -> Path:
+    """Where a song's picture lies; named as the manifest is, since songs can share a folder."""
+    return manifest_path.with_name(manifest_path.name.replace(MANIFEST_NAME, PICTURE_NAME))
 
 
 def band_edges_hz(sample_rate: int) -> NDArray[np.float64]:

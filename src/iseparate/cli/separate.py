@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from iseparate.cli import console
 from iseparate.cli.console import SongBars, fail, out
@@ -167,7 +166,7 @@ def separate(
     iseparate album/ -o stems --format flac --skip-existing
     iseparate song.m4a --stems vocals --start 60 --duration 30
     """
-    with _error_as_json(as_json):
+    with _error_as_json(as_json, len(songs)):
         if plot:
             _require_matplotlib()
         storage: dict[str, Any] = {
@@ -204,7 +203,7 @@ def separate(
                     bars.remove(str(result.song))
                     if not as_json:
                         print_result(result)
-                    if plot and result.status == "done":
+                    if plot and (result.status == "done" or (result.status == "skipped" and not _is_drawn(result))):
                         pictures_failed += not _picture(result, excerpt)
 
                 results = separator.separate_to_files(
@@ -232,17 +231,17 @@ def separate(
 
 def print_result(result: SongResult) -> None:
     """One song's outcome, for people."""
-    song = escape(result.song.name)
+    song = console.plain(result.song.name)
     if result.status == "failed":
         fail(result.error or "failed")
         return
     manifest = result.manifest
     assert manifest is not None
     folders = sorted({str(path.parent) for path in result.files.values()})
-    facts = [escape(", ".join(path.name for path in result.files.values()))]
+    facts = [console.plain(", ".join(path.name for path in result.files.values()))]
     verb = "kept" if result.status == "skipped" else "→"
     # Not wrapped: a path is there to be copied.
-    console.beside_bars().print(f"[green]✓[/green] {song} {verb} [bold]{escape(', '.join(folders))}[/bold]")
+    console.beside_bars().print(f"[green]✓[/green] {song} {verb} [bold]{console.plain(', '.join(folders))}[/bold]")
     if result.status == "done":
         speed = result.song_seconds / max(result.seconds, 1e-9)
         facts.append(
@@ -251,8 +250,8 @@ def print_result(result: SongResult) -> None:
         if manifest.null_db is not None and len(result.files) > 1:
             facts.append(f"stems null to {manifest.null_db:.0f} dB")
         if manifest.gain_db:
-            turned_down = max(0.1, -manifest.gain_db)
-            facts.append(f"all stems turned down by {turned_down:.1f} dB so that none clips")
+            turned_down = f"{-manifest.gain_db:.1f} dB" if manifest.gain_db <= -0.05 else "less than 0.1 dB"
+            facts.append(f"all stems turned down by {turned_down} so that none clips")
     console.print_prose("  " + "; ".join(facts), console.beside_bars())
     for sentence in manifest.notes:
         console.note(sentence)
@@ -279,13 +278,13 @@ def _as_json(result: SongResult) -> dict[str, Any]:
 
 
 @contextmanager
-def _error_as_json(as_json: bool) -> Iterator[None]:
+def _error_as_json(as_json: bool, songs: int) -> Iterator[None]:
     """Whoever reads stdout as JSON finds there why nothing was done."""
     try:
         yield
     except IseparateError as error:
         if as_json:
-            typer.echo(json.dumps({"songs": [], "failed": 0, "error": str(error)}, indent=2))
+            typer.echo(json.dumps({"songs": [], "failed": songs, "error": str(error)}, indent=2))
         raise
 
 
@@ -302,7 +301,13 @@ def _check_before_fetching(
     from iseparate.audio.excerpt import Excerpt
     from iseparate.engine.names import Naming
     from iseparate.engine.outputs import Storage
+    from iseparate.evaluate.oracle import is_oracle
 
+    if is_oracle(model):
+        raise UsageError(
+            f"{model} is an oracle: it needs the true stems, so it can be scored but cannot separate a song; "
+            f"use iseparate.evaluate.oracle in Python, or a model of `iseparate models list`"
+        )
     Storage(**storage).check()
     Naming(Path(), filename, model)
     return Excerpt(stream, start, duration, allow_truncated)
@@ -324,6 +329,12 @@ def _none_there(songs: list[Path]) -> list[SongResult]:
         except IseparateError as error:
             results.append(SongResult(song, "failed", error=str(error)))
     return results
+
+
+def _is_drawn(result: SongResult) -> bool:
+    from iseparate.cli.plot import picture_path
+
+    return result.manifest_path is not None and picture_path(result.manifest_path).exists()
 
 
 def _picture(result: SongResult, excerpt: Excerpt) -> bool:

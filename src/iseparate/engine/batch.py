@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from iseparate.audio.decode import Decoder
 from iseparate.audio.excerpt import Excerpt
 from iseparate.engine.jobs import run_jobs
-from iseparate.engine.manifest import Manifest, StoredStem, file_sha256, intact_stems, read_manifest
+from iseparate.engine.manifest import Manifest, file_sha256, intact_stems, read_manifest
 from iseparate.engine.names import Claims, Naming, safe_name, track_names
 from iseparate.engine.null import NullMeter
 from iseparate.engine.outputs import StemFiles, Storage
-from iseparate.engine.request import Output, render
+from iseparate.engine.request import Output, output_named, render
 from iseparate.engine.results import Progress, SongResult
 from iseparate.engine.songs import find_songs
 from iseparate.engine.stream import BLOCK_SAMPLES
@@ -48,9 +48,9 @@ def separate_files(
     """Separate files and folders of files; what `Separator.separate_to_files` does. See there for the arguments."""
     storage.check()
     naming = Naming(out / safe_name(separator.ready.id), template, separator.ready.id)
-    batch = _Batch(separator, outputs, storage, naming, excerpt, skip_existing, callback)
-    results = []
     found, failures = _expand(songs, recursive, out)
+    batch = _Batch(separator, outputs, storage, naming, excerpt, skip_existing, callback, Claims(found))
+    results = []
     tasks = list(zip(found, track_names(found), strict=True))
     for result in chain(failures, run_jobs(batch.run, tasks, jobs, batch.cancelled)):
         results.append(result)
@@ -70,8 +70,8 @@ class _Batch:
     excerpt: Excerpt
     skip_existing: bool
     callback: Callable[[Progress], None] | None
+    claims: Claims
     cancelled: threading.Event = field(default_factory=threading.Event)
-    claims: Claims = field(default_factory=Claims)
 
     def run(self, song: Path, track: str) -> SongResult:
         """Separate one song under a name of its own; a failure is a result too."""
@@ -81,6 +81,12 @@ class _Batch:
                 result = self._separate(song, track, decoder, start)
         except IseparateError as error:
             return SongResult(song, "failed", error=str(error), seconds=time.perf_counter() - start)
+        except OSError as error:
+            complaint = f"{error.filename or song} cannot be read or written: {error.strerror or error}; check its disk"
+            return SongResult(song, "failed", error=complaint, seconds=time.perf_counter() - start)
+        except MemoryError:
+            complaint = f"{song} needs more memory than there is; try fewer --jobs or a shorter --segment"
+            return SongResult(song, "failed", error=complaint, seconds=time.perf_counter() - start)
         except RuntimeError as error:  # PyTorch's; it must not cost the user the other songs
             complaint = f"{song} failed by a fault of iseparate's; please report it: {type(error).__name__}: {error}"
             return SongResult(song, "failed", error=complaint, seconds=time.perf_counter() - start)
@@ -88,22 +94,31 @@ class _Batch:
 
     def _separate(self, song: Path, track: str, decoder: Decoder, start: float) -> SongResult:
         info = decoder.info
-        paths = {o.name: self.naming.stem_path(track, o.name, self.storage.format, info.tags) for o in self.outputs}
-        self.claims.add(song, paths.values())
-        manifest_path = self.naming.manifest_path(track, next(iter(paths.values())))
-        ready = self.separator.ready
+        naming, ready = self.naming, self.separator.ready
+        manifest_path = naming.manifest_path(track, self.storage.format, info.tags)
         facts: dict[str, Any] = {
             "song_sha256": file_sha256(song),
             "model": ready.id,
             "weights_sha256": ready.weights_sha256,
             "settings": self.separator.settings | asdict(self.storage) | asdict(self.excerpt),
         }
-        earlier, intact = self._earlier(manifest_path, paths, facts)
+        before = read_manifest(manifest_path)
+        earlier = before if self.skip_existing and before and before.describes(facts) else None
+        outputs = self._with_earlier(earlier)
+        paths = {o.name: naming.stem_path(track, o.name, self.storage.format, info.tags) for o in outputs}
+        self.claims.add(song, [*paths.values(), manifest_path])
+        intact = intact_stems(earlier, manifest_path.parent, paths) if earlier else {}
         if earlier and paths.keys() <= intact.keys():
             return SongResult(song, "skipped", paths, earlier, manifest_path, seconds=time.perf_counter() - start)
-        missing = [output for output in self.outputs if output.name not in intact]
-        # What is made anew has to fit what is kept, so it takes over its gain.
+        # What is made anew has to fit what is kept, so it takes over its gain; a stem that had no part in that gain
+        # could clip at it, so then all are made anew.
+        if earlier is None or not intact or not paths.keys() <= earlier.stems.keys():
+            earlier, intact = None, {}
+        missing = [output for output in outputs if output.name not in intact]
         gain = 10 ** (earlier.gain_db / 20) if earlier else None
+        notes = []
+        if before and before.song_sha256 != facts["song_sha256"]:
+            notes.append(f"the stems of another song, {before.song}, were at that place and are replaced.")
         expected = self.excerpt.expected_samples(info)
         meter = NullMeter(self.separator.stems)
         with StemFiles(
@@ -126,6 +141,9 @@ class _Batch:
                     total = None if expected is None else expected / info.sample_rate
                     self.callback(Progress(str(song), meter.samples / info.sample_rate, total))
             stored = files.finish()
+            null_db = meter.null_db if meter.null_db is not None or not earlier else earlier.null_db
+            if files.is_clamped:
+                null_db = None
             manifest = Manifest(
                 song=song.name.encode("utf-8", "replace").decode("utf-8"),  # a name can be any bytes
                 **facts,
@@ -134,8 +152,8 @@ class _Batch:
                 channels=info.channels,
                 samples=meter.samples,
                 gain_db=20 * math.log10(files.gain),
-                null_db=meter.null_db if meter.null_db is not None or not earlier else earlier.null_db,
-                notes=list(dict.fromkeys([*decoder.notes, *files.notes])),
+                null_db=null_db,
+                notes=list(dict.fromkeys([*notes, *decoder.notes, *files.notes])),
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 seconds=round(time.perf_counter() - start, 3),
                 stems=intact | stored,
@@ -143,16 +161,14 @@ class _Batch:
             files.commit(manifest, manifest_path)
         return SongResult(song, "done", paths, manifest, manifest_path, seconds=time.perf_counter() - start)
 
-    def _earlier(
-        self, manifest_path: Path, paths: dict[str, Path], facts: dict[str, Any]
-    ) -> tuple[Manifest | None, dict[str, StoredStem]]:
-        """An earlier run's manifest and those of its stems that are still what it made, where they can be kept."""
-        earlier = read_manifest(manifest_path) if self.skip_existing else None
-        # A stem that the earlier run did not make had no part in its gain, and could clip at it: all anew then.
-        if earlier is None or not paths.keys() <= earlier.stems.keys():
-            return None, {}
-        intact = intact_stems(earlier, manifest_path.parent, paths, facts)
-        return (earlier, intact) if intact else (None, {})
+    def _with_earlier(self, earlier: Manifest | None) -> Sequence[Output]:
+        """What is asked for; with new stems also what an earlier run made, since all of a song's share one gain."""
+        asked = {output.name: output for output in self.outputs}
+        if earlier is None or asked.keys() <= earlier.stems.keys():
+            return self.outputs
+        spec = self.separator.spec
+        others = (output_named(spec, name) for name in earlier.stems if name not in asked)
+        return [*self.outputs, *(output for output in others if output)]
 
 
 def _expand(songs: Sequence[str | Path], recursive: bool, out: Path) -> tuple[list[Path], list[SongResult]]:

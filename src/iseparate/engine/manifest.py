@@ -54,6 +54,10 @@ class Manifest(BaseModel):
     """Wall time of the separation."""
     stems: dict[str, StoredStem]
 
+    def describes(self, facts: Mapping[str, Any]) -> bool:
+        """True where the fields named in `facts` have those values."""
+        return all(getattr(self, name) == value for name, value in facts.items())
+
     def write(self, path: Path) -> None:
         """Write to a path that is not yet the final one."""
         path.write_text(json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -68,19 +72,14 @@ def read_manifest(path: Path) -> Manifest | None:
     return manifest if manifest.format == FORMAT else None
 
 
-def intact_stems(
-    manifest: Manifest, folder: Path, asked: Mapping[str, Path], same: Mapping[str, Any]
-) -> dict[str, StoredStem]:
-    """The stems that an earlier run left behind and that are just as they would be made now.
+def intact_stems(manifest: Manifest, folder: Path, asked: Mapping[str, Path]) -> dict[str, StoredStem]:
+    """The stems that an earlier run left behind and that are still what it made.
 
     Args:
         manifest: of the earlier run.
         folder: the manifest's.
         asked: name -> path of the stems asked for now, which have to lie there; the others are kept where they are.
-        same: fields of the manifest that have to agree.
     """
-    if any(getattr(manifest, name) != value for name, value in same.items()):
-        return {}
     places = {name: Path(os.path.normpath(folder / stored.file)) for name, stored in manifest.stems.items()}
     return {
         name: stored

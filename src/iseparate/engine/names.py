@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from iseparate.errors import OutputError, UsageError
@@ -78,16 +80,24 @@ class Naming:
         safe = {name: safe_name(value) for name, value in values.items()}
         return self.folder.joinpath(*(_filled(part, safe) for part in Path(self.template).parts))
 
-    def manifest_path(self, track: str, first_stem: Path) -> Path:
-        """Path of the manifest: in the song's own folder, or beside its stems under the song's name."""
-        own_folder = any("{track}" in part for part in Path(self.template).parts[:-1])
-        return first_stem.parent / (MANIFEST_NAME if own_folder else f"{safe_name(track)}.{MANIFEST_NAME}")
+    def manifest_path(self, track: str, ext: str, tags: Mapping[str, str]) -> Path:
+        """Path of the manifest: in the song's own folder, or beside its stems under the song's name.
+
+        It does not depend on the stems asked for, so that a later run for others finds it.
+        """
+        folders = Path(self.template).parts[:-1]
+        common = list(takewhile(lambda part: "{stem}" not in part, folders))
+        # One more than there are, cut off again, gives the folders their values.
+        folder = replace(self, template="/".join([*common, "{stem}"])).stem_path(track, "stem", ext, tags).parent
+        own_folder = any("{track}" in part for part in common)
+        return folder / (MANIFEST_NAME if own_folder else f"{safe_name(track)}.{MANIFEST_NAME}")
 
 
 class Claims:
-    """Keeps the songs of one batch from overwriting each other's stems. Safe to use from several threads."""
+    """Keeps the songs of one batch, and their stems, from being overwritten. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, songs: Iterable[Path] = ()) -> None:
+        self._songs = {_real(song) for song in songs}
         self._owners: dict[str, Path] = {}
         self._lock = threading.Lock()
 
@@ -95,16 +105,27 @@ class Claims:
         """Claim the paths for a song.
 
         Raises:
-            OutputError: another song of the batch has one of them, as far as some file system can tell.
+            OutputError: one of them is a song of the batch, or a stem of another one, as far as some file system
+                can tell.
         """
         with self._lock:
             for path in paths:
+                if _real(path) in self._songs:
+                    raise OutputError(f"{path} is a song of this batch and would be overwritten; choose another -o")
                 owner = self._owners.setdefault(str(path).casefold(), song)
                 if owner != song:
                     raise OutputError(
                         f"{song} would overwrite {path}, a stem of {owner}: the file name template does not tell the "
                         "two apart; put {track} into it"
                     )
+
+
+def _real(path: Path) -> str:
+    """The path without links, or as it is where the system cannot even look (opening it will say why)."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)
 
 
 def _filled(part: str, values: Mapping[str, str]) -> str:

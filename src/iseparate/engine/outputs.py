@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Clip = Literal["rescale", "clamp", "none"]
 SPOOL_BYTES = 4
 _BLOCK_SAMPLES = 1 << 16
 _MARGIN_BYTES = 8 << 20
+_BEING_MADE_SECONDS = 600  # between the making of a hidden folder and its lock; far more than it takes
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Storage:
             bitrate_kbps=self.bitrate_kbps,
         )
 
+    def spools(self, plan: StoragePlan) -> bool:
+        """True where samples wait as float32 until the last one has come, since all share a gain not known before."""
+        return self.clip == "rescale" and plan.bit_depth != "32f"
+
     def check(self) -> None:
         """UsageError where no song at all could be stored so."""
         check_format(self.format, 44_100, 2, self.bit_depth, codec=self.codec, bitrate_kbps=self.bitrate_kbps)
@@ -70,8 +76,9 @@ class Storage:
 class StemFiles:
     """Writes the stems of one song.
 
-    Everything is made in a hidden folder beside the final place and renamed when all of it is there. Leaving the
-    context without `commit` removes every trace; what a killed process left behind is removed by the next.
+    Everything is made in a hidden folder beside the final place and renamed, file by file, when all of it is there
+    (should a rename fail midway, the manifest's hashes tell which files are new). Leaving the context without
+    `commit` removes every trace; what a killed process left behind is removed by the next.
 
     Args:
         paths: final path of each stem.
@@ -98,12 +105,13 @@ class StemFiles:
         self._plan = storage.plan(info)
         self._gain = gain
         # What is not known until the last sample has come is kept as float32 until then.
-        self._spooled = gain is None and storage.clip == "rescale" and self._plan.bit_depth != "32f"
+        self._spooled = gain is None and storage.spools(self._plan)
         self._expected_samples = expected_samples
         self._spools: dict[str, BinaryIO] = {}
         self._encoders: dict[str, Encoder] = {}
         self._levels = {name: _Level() for name in paths}
         self._made: list[Path] = []
+        self._clamped = dict.fromkeys(paths, 0)
         self.notes: list[str] = []
 
     @property
@@ -144,6 +152,7 @@ class StemFiles:
         for name in self._paths:
             samples = stems[name]
             if self._storage.clip == "clamp":
+                self._clamped[name] += int(np.count_nonzero(np.abs(samples) > 1))
                 samples = np.clip(samples, -1, 1)
             self._levels[name].add(samples)
             if self._spooled:
@@ -167,9 +176,12 @@ class StemFiles:
             encoder = self._encoders[name]
             encoder.close()
             self.notes += [note for note in encoder.notes if note not in self.notes]
-            if encoder.clipped_samples:
-                self.notes.append(f"{encoder.clipped_samples} samples of {name} were clamped at full scale.")
-            level = self._levels[name].scaled(1.0 if self._storage.clip == "none" else self.gain)
+            self._clamped[name] += encoder.clipped_samples
+            if self._clamped[name]:
+                self.notes.append(f"{self._clamped[name]} samples of {name} were clamped at full scale.")
+            level = self._levels[name].scaled(self.gain)
+            if self._clamped[name]:
+                level.peak = 1.0
             stored[name] = StoredStem(
                 file=Path(os.path.relpath(path, self._folder)).as_posix(),
                 sha256=file_sha256(encoder.path),
@@ -178,6 +190,11 @@ class StemFiles:
                 rms_dbfs=_decibels(level.rms),
             )
         return stored
+
+    @property
+    def is_clamped(self) -> bool:
+        """True where samples were cut off, so that the files cannot sum to the song; final after `finish`."""
+        return any(self._clamped.values())
 
     def commit(self, manifest: Manifest, manifest_path: Path) -> None:
         """Give every file its final name, the manifest last."""
@@ -314,7 +331,7 @@ def _partial_folder(folder: Path) -> Path:
 def _remove_stale(folder: Path) -> None:
     """Remove hidden folders whose process is gone: it held a lock in there that is free now."""
     for path in folder.glob(".iseparate-partial-*"):
-        if not (path / "lock").exists():  # being made this moment
+        if not (path / "lock").exists() and time.time() - path.stat().st_mtime < _BEING_MADE_SECONDS:
             continue
         lock = FileLock(path / "lock")
         try:

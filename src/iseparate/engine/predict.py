@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from iseparate.audio.decode import AudioInfo
 from iseparate.engine.outputs import Storage, needed_bytes
 from iseparate.engine.separator import Separator
+from iseparate.engine.stream import ChannelMap
 
 _BUFFER_BYTES = 60 << 20  # decoder, resamplers, encoders, and the blocks between them
 
@@ -35,7 +37,7 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
         return None
     storage = storage or Storage()
     plan, spec = separator.plan, separator.spec
-    groups = max(1, (info.channels + 1) // 2)
+    groups = len(ChannelMap(info.layout, spec.channels).spread(np.zeros((info.channels, 1), np.float32)))
     noise = torch.rand(groups, spec.channels, plan.span(0).length_samples, device=separator.backend.device) - 0.5
     model_samples = round(info.estimated_seconds * spec.sample_rate)
     segments = sum(1 for _ in plan.spans(model_samples)) * max(1, separator.settings["shifts"])
@@ -44,14 +46,13 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
         per_segment = min(_seconds(lambda: separator.model.separate_segment(noise)) for _ in range(3))
     samples = round(info.estimated_seconds * info.sample_rate)
     stored = storage.plan(info)
-    spooled = storage.clip == "rescale" and stored.bit_depth != "32f"
     # Decoding, resampling and encoding take a fraction of a percent of real time; a hundredth is on the safe side.
     seconds = segments * per_segment + 0.01 * info.estimated_seconds
     memory = peak_memory_bytes()
     return Prediction(
         seconds,
         None if memory is None else memory + _BUFFER_BYTES,
-        needed_bytes(stored, info, samples, len(spec.stems), spooled),
+        needed_bytes(stored, info, samples, len(spec.stems), storage.spools(stored)),
     )
 
 

@@ -69,6 +69,16 @@ def resolve_outputs(
     return tuple({output.name: output for output in outputs}.values())
 
 
+def output_named(spec: ModelSpec, name: str) -> Output | None:
+    """The output that an earlier request wrote under that name; None where the model has none such."""
+    if name == "residual":
+        return Output("residual", spec.stems, from_mix=True)
+    of_stem = name.removeprefix("no_")
+    if name != of_stem and of_stem in spec.stems:
+        return _without(spec, Output(of_stem, (of_stem,)))
+    return Output(name, (name,)) if name in spec.stems else None
+
+
 def render(outputs: Sequence[Output], mix: Samples, stems: Mapping[str, Samples]) -> dict[str, Samples]:
     """Every output of a stretch of the song, by name."""
     return {output.name: output.render(mix, stems) for output in outputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from iseparate.engine.manifest import read_manifest
 from iseparate.engine.names import MANIFEST_NAME
 from iseparate.errors import AudioReadError
 
@@ -44,11 +45,18 @@ def find_songs(folder: Path, recursive: bool = False, leave_out: Sequence[Path] 
 
 def _walk(folder: Path, recursive: bool, entered: set[Path]) -> Iterator[Path]:
     entered.add(folder.resolve())  # a link can lead back to where we have been
-    for path in folder.iterdir():
-        if path.name.startswith("."):
+    paths = list(folder.iterdir())
+    stems = {folder / stem for path in paths if path.name.endswith(f".{MANIFEST_NAME}") for stem in _stems_of(path)}
+    for path in paths:
+        if path.name.startswith(".") or path in stems:
             continue
         if path.is_dir():
             if recursive and path.resolve() not in entered and not (path / MANIFEST_NAME).exists():
                 yield from _walk(path, recursive, entered)
         elif path.suffix.lower() in EXTENSIONS:
             yield path
+
+
+def _stems_of(manifest_path: Path) -> list[str]:
+    manifest = read_manifest(manifest_path)
+    return [stem.file for stem in manifest.stems.values()] if manifest else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from iseparate.errors import OutputError
 
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EIO}
+_REFUSALS |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(place) from error
-        if error.errno not in _REFUSALS:
+        # A missing file is a fault of ours, unless it is the place itself that cannot be made.
+        if error.errno not in _REFUSALS and not (error.errno == errno.ENOENT and not place.exists()):
             raise
         reason = error.strerror or str(error)
         raise OutputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from iseparate.errors import CheckpointError, UnknownModelError, UsageError
 from iseparate.models._base import SeparationModel
 from iseparate.models._registry import Architecture, architecture, architectures, find_importer, published_config
-from iseparate.weights.card import Card, find_card
+from iseparate.weights.card import Card, find_card, load_cards
 from iseparate.weights.read import read_checkpoint
 from iseparate.weights.source import Progress
 from iseparate.weights.store import WEIGHTS_NAME, Entry, Store
@@ -81,7 +82,7 @@ def load_ready(
     progress: Progress | None = None,
 ) -> ReadyModel:
     """As `load_model`, with the model's origin."""
-    if isinstance(name, Path) or _looks_like_path(name):
+    if isinstance(name, Path) or _is_path(name):
         return _load_file(Path(name), settings or {})
     card = find_card(name)
     entry = pull(card, store or Store(), progress)
@@ -263,10 +264,9 @@ def _is_our_format(path: Path) -> bool:
         return False
 
 
-def _looks_like_path(name: str) -> bool:
-    """A card's id has no separator, and no file lies under that very name with a checkpoint's ending."""
-    path = Path(name)
-    return len(path.parts) > 1 or (bool(path.suffix) and path.exists())
+def _is_path(name: str) -> bool:
+    """A card's id comes first; anything else that lies there, or is written as a path, is one."""
+    return name not in load_cards() and (os.sep in name or "/" in name or os.path.exists(name))  # noqa: PTH110 - Path's raises for a name that is too long
 
 
 def _state_sha256(state: Mapping[str, Tensor]) -> str:

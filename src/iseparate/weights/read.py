@@ -53,8 +53,9 @@ def read_checkpoint(paths: Path | Sequence[Path]) -> Checkpoint:
         {"conv.weight": t}}`` gives ``state_dict.conv.weight``, and a module that was pickled whole gives the
         names of its ``state_dict()``. As metadata, of safetensors the ``dict`` of strings in its header; of
         PyTorch all of what `unpickle.load_torch` returns, with the same tensors in it and arrays as they are;
-        of YAML and JSON the document, where ``!!python/tuple`` has become a tuple; of TensorFlow, whose index
-        and data count as one file by the name of their prefix, None.
+        of YAML and JSON the document, where ``!!python/tuple`` has become a tuple; of HDF5, whose tensors are
+        named by the path of groups (``vocals/conv/W``), the attributes of each that are plain numbers; of
+        TensorFlow, whose index and data count as one file by the name of their prefix, None.
 
     Raises:
         UnsafeCheckpointError: a file asks for code to be run.
@@ -77,7 +78,7 @@ def read_checkpoint(paths: Path | Sequence[Path]) -> Checkpoint:
     if not checkpoint:
         names = ", ".join(map(str, given)) or "no file was given"
         raise CheckpointError(
-            f"{names}: there is no checkpoint here that can be read, of PyTorch, safetensors or TensorFlow; "
+            f"{names}: there is no checkpoint here that can be read, of PyTorch, safetensors, HDF5 or TensorFlow; "
             "check the path"
         )
     return checkpoint
@@ -180,7 +181,7 @@ def _what_it_is(path: Path) -> str:
         return "it is a web page, so the download went wrong; fetch the checkpoint again"
     if head[257:262] == b"ustar" or head.startswith(ZIP_MAGIC):
         return "it is an archive of other files; unpack it and give the folder"
-    return "its format is not known; a PyTorch, safetensors or TensorFlow checkpoint, YAML or JSON was expected"
+    return "its format is not known; a PyTorch, safetensors, HDF5 or TensorFlow checkpoint, YAML or JSON was expected"
 
 
 # The readers, each from a path to (tensors, metadata).
@@ -238,8 +239,11 @@ def _read_tensorflow(path: Path) -> Read:
     return {name: torch.from_numpy(array) for name, array in read_tensor_bundle(path).items()}, None
 
 
-def _read_hdf5(_path: Path) -> Read:
-    raise CheckpointError("it is in HDF5, which is not read here yet; convert it to safetensors")
+def _read_hdf5(path: Path) -> Read:
+    from .hdf5 import read_hdf5  # few checkpoints need the library behind it
+
+    arrays, attributes = read_hdf5(path)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, attributes
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""How good a separation is, and how good it could be at best."""
