@@ -29,7 +29,7 @@ class Golden:
         """Target, index into the full output, and the expected values there, for every key of a variant."""
         with np.load(self.folder / "expected.npz") as arrays:
             for key in arrays.files:
-                match = re.fullmatch(r"(\w+)/(\w+)(?:\[(.*)\])?", key)
+                match = re.fullmatch(r"([\w-]+)/(\w+)(?:\[(.*)\])?", key)
                 if match and match[1] == variant:
                     yield match[2], parse_index(match[3] or "..."), arrays[key]
 

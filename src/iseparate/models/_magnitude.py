@@ -36,7 +36,9 @@ class MagnitudeConfig:
     """0: the estimates take the mixture's phase (or, with softmask, their share of it)."""
     wiener_softmask: bool = False
     wiener_window_frames: int | None = 300
-    """Frames over which the filter's statistics are taken; None: all frames given."""
+    """Frames over which the filter's statistics are taken; None (0 on a card): all frames given."""
+    wiener_epsilon: float | None = None
+    """What the filter's regularisation starts from; None: the rule's own."""
     sample_rate: int = 44100
     channels: int = 2
 
@@ -47,6 +49,8 @@ class MagnitudeConfig:
             raise ValueError(f"frame_samples is {self.frame_samples}; expected 16 to 65536")
         if self.wiener_iterations < 0 or (self.wiener_window_frames or 1) < 1:
             raise ValueError("wiener_iterations is 0 or more, wiener_window_frames 1 or more or None")
+        if self.wiener_epsilon is not None and not 0 < self.wiener_epsilon < 1:
+            raise ValueError(f"wiener_epsilon is between 0 and 1, such as 1e-10, or None; got {self.wiener_epsilon}")
         stems = self.stems
         if len(set(stems)) != len(stems) or not self.targets:
             raise ValueError(f"targets and residual must be different names, one target at least; got {stems}")
@@ -124,6 +128,7 @@ class MagnitudeSeparator(SeparationModel):
                 use_softmask=config.wiener_softmask,
                 residual=config.residual is not None,
                 rule=rule,
+                eps=config.wiener_epsilon,
             )
             for m, x in zip(torch.split(magnitudes, window, 2), torch.split(mix, window, 1), strict=True)
         ]
