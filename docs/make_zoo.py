@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iseparate.weights.card import Card, CardFile, MeasuredScore, PublishedScore, load_cards
+from iseparate.weights.load import published_systems
 
 PAGE = Path(__file__).parent / "zoo.md"
 SONGS = Path(__file__).parent.parent / "bench" / "results" / "songs.json"
@@ -39,6 +40,7 @@ def page() -> str:
     lines = [INTRODUCTION, *_overview(cards)]
     for card in cards:
         lines += _section(card, songs)
+    lines += _systems()
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -47,6 +49,24 @@ def write() -> None:
     text = page()
     if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
         PAGE.write_text(text, encoding="utf-8")
+
+
+def _systems() -> Iterator[str]:
+    """What can be built without weights."""
+    yield from (
+        "## Systems of the literature {: #systems }",
+        "",
+        "`iseparate.build_model(NAME)` builds each with its published hyper-parameters and random weights, ready for",
+        "training. *Reconstruction*: neither paper nor code gives all of its hyper-parameters; its file says which are",
+        "inferred. Parameters are counted here, of all targets' networks together.",
+        "",
+        "| system | what | stems | parameters | |",
+        "| --- | --- | --- | --- | --- |",
+    )
+    for system in sorted(published_systems(), key=lambda system: system.name):
+        mark = "reconstruction" if system.reconstruction else ""
+        row = (f"`{system.name}`", system.summary, ", ".join(system.stems), f"{system.parameters:,}", mark)
+        yield "| " + " | ".join(row) + " |"
 
 
 def _overview(cards: Sequence[Card]) -> Iterator[str]:

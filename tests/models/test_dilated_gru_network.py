@@ -149,7 +149,7 @@ def test_the_targets_run_together():
 
 def test_the_published_system_is_a_plain_gru():
     arch, config = published_config("gru-dilation-1")
-    assert arch.name == "dilated-gru"
+    assert arch.name == "dilated_gru"
     assert config.gru_dilation == 1
     assert config.targets == ("vocals", "drums", "bass", "other")
 

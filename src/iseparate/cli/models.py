@@ -57,6 +57,28 @@ def list_models(as_json: Json = False) -> None:
 
 
 @models.command()
+def systems(as_json: Json = False) -> None:
+    """The systems of the literature that iseparate.build_model builds, for training, with their sizes."""
+    from dataclasses import asdict
+
+    from iseparate.weights.load import published_systems
+
+    found = sorted(published_systems(), key=lambda system: system.name)
+    if as_json:
+        typer.echo(json.dumps([asdict(system) for system in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("system", no_wrap=True)
+    table.add_column("stems")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for system in found:
+        mark = " *" if system.reconstruction else ""
+        table.add_row(system.name + mark, ", ".join(system.stems), f"{system.parameters:,}")
+    console.print_table(table)
+    console.print_prose("\n* reconstruction: neither paper nor code gives all of its hyper-parameters")
+
+
+@models.command()
 def info(model: Id, as_json: Json = False) -> None:
     """All that is known of a model: origin, settings, licences, training data, scores."""
     from iseparate.weights.card import find_card

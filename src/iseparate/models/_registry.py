@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -40,6 +41,14 @@ class Architecture:
     importers: tuple[Importer, ...]
     published: Mapping[str, Any] = field(default_factory=dict)
     """The Configs of the literature, by name."""
+    reconstruction: bool = False
+    """True where a hyper-parameter had to be inferred, since neither paper nor code gives it."""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the architecture's file."""
+        module = sys.modules[self.model.__module__]
+        return (module.__doc__ or self.name).strip().splitlines()[0]
 
 
 Model = TypeVar("Model", bound=type[SeparationModel])
@@ -53,13 +62,14 @@ def register(
     config: type[Any],
     importers: tuple[Importer, ...] = (),
     published: Mapping[str, Any] | None = None,
+    reconstruction: bool = False,
 ) -> Callable[[Model], Model]:
     """Put the decorated network into the table under `name`."""
 
     def add(model: Model) -> Model:
         if name in _TABLE:
             raise ValueError(f"two architectures are registered as {name!r}")
-        _TABLE[name] = Architecture(name, model, config, importers, published or {})
+        _TABLE[name] = Architecture(name, model, config, importers, published or {}, reconstruction)
         return model
 
     return add

@@ -158,7 +158,7 @@ class DilatedGruNetwork(nn.Module):
         return F.relu(self.last(x)).view(batch, *self.outputs, bins, frames).transpose(3, 4)
 
 
-@register("dilated-gru", config=Config, published={"gru-dilation-1": Config()})
+@register("dilated_gru", config=Config, published={"gru-dilation-1": Config()}, reconstruction=True)
 class DilatedGruSeparator(MagnitudeSeparator):
     """Spectra, the network, a Wiener filter, and back."""
 

@@ -570,6 +570,7 @@ class Tky823:
     "mmdenselstm",
     config=Config,
     importers=(Tky823(),),
+    reconstruction=True,
     published={
         "mmdensenet": Config(networks=(MMDENSENET,), frame_samples=2048),
         "mmdenselstm": Config(),

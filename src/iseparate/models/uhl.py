@@ -179,6 +179,7 @@ class BlendedNetwork(nn.Module):
 @register(
     "uhl",
     config=Config,
+    reconstruction=True,
     published={
         "uhl1": Config(),
         "uhl2": Config(blend=("recurrent", "recurrent"), blend_weights=(0.5, 0.5)),

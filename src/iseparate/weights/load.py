@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,20 @@ class Weights:
     state: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class PublishedSystem:
+    """One system of the literature's tables, as `build_model` builds it."""
+
+    name: str
+    arch: str
+    summary: str
+    stems: tuple[str, ...]
+    parameters: int
+    """Trainable numbers of all its networks."""
+    reconstruction: bool
+    """True where a hyper-parameter had to be inferred."""
+
+
 def load_model(
     name: str | Path, *, store: Store | None = None, settings: Mapping[str, Any] | None = None
 ) -> SeparationModel:
@@ -98,6 +112,15 @@ def pull(card: Card, store: Store, progress: Progress | None = None, force: bool
         write_weights(destination / WEIGHTS_NAME, import_weights(files, card.arch))
 
     return store.pull(card, convert=convert, progress=progress, force=force)
+
+
+def published_systems() -> Iterator[PublishedSystem]:
+    """Every system of the literature that can be built, by name."""
+    for arch in architectures().values():
+        for name, config in arch.published.items():
+            model = _bare_model(arch, config)
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            yield PublishedSystem(name, arch.name, arch.summary, model.spec.stems, parameters, arch.reconstruction)
 
 
 def build_model(name: str) -> SeparationModel:
