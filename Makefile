@@ -42,6 +42,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/make_peers.py
 	$(BIN)/python bench/end_to_end.py
 	$(BIN)/python bench/songs.py $(if $(SONGS),--songs "$(SONGS)")
+	$(BIN)/python bench/networks.py
+	$(BIN)/python bench/d3net.py
+	$(BIN)/python bench/open_unmix.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

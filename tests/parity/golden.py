@@ -13,11 +13,25 @@ from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "goldens"
 
+ERRORS: dict[tuple[str, str], tuple[float, float]] = {}
+"""Largest waveform error seen so far and its tolerance, by golden and variant: what docs/measure_parity.py prints."""
+
+
+def assert_near(
+    name: str, variant: str, ours: NDArray[np.float32], theirs: NDArray[np.float32], tolerance: float
+) -> None:
+    """Hold a waveform against the original's; full scale is 1."""
+    assert ours.shape == theirs.shape
+    error = float(np.abs(ours - theirs).max())
+    ERRORS[name, variant] = max(ERRORS.get((name, variant), (0.0, tolerance)), (error, tolerance))
+    assert error <= tolerance, (name, variant)
+
 
 class Golden:
     """One frozen piece of evidence: facts, input, and what the original code made of it."""
 
     def __init__(self, name: str):
+        self.name = name
         self.folder = FOLDER / name
         self.facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text())
         self.provenance: dict[str, Any] = json.loads((self.folder / "provenance.json").read_text())

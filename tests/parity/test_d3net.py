@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import FOLDER, parse_index
+from golden import FOLDER, assert_near, parse_index
 from numpy.typing import NDArray
 
 from iseparate.nn.stft import centred_spectrum
@@ -56,8 +56,7 @@ def assert_waveforms(model: Any, folder: Path, variant: str, targets: set[str]) 
     compared = set()
     for (target, index), theirs in expected(folder, variant).items():
         ours = output[model.spec.stems.index(target)][parse_index(index)]
-        assert ours.shape == theirs.shape
-        assert np.abs(ours - theirs).max() <= 1e-5, (target, index)
+        assert_near(folder.name, variant, ours, theirs, 1e-5)
         compared.add(target)
     assert compared == targets
 

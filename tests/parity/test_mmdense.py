@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import Golden, parse_index
+from golden import Golden, assert_near, parse_index
 
 from iseparate.models.mmdenselstm import MMDenseLSTM
 from iseparate.nn.stft import centred_spectrum
@@ -42,8 +42,7 @@ def test_waveforms(name: str, variant: str) -> None:
     compared = set()
     for target, index, expected in golden.expected(variant):
         ours = output[model.spec.stems.index(target)][index]
-        assert ours.shape == expected.shape
-        assert np.abs(ours - expected).max() <= golden.tolerance, (target, index)
+        assert_near(name, variant, ours, expected, golden.tolerance)
         compared.add(target)
     assert compared == set(model.spec.stems)
 

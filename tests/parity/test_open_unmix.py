@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import Golden, parse_index
+from golden import Golden, assert_near, parse_index
 
 from iseparate.models.open_unmix import OpenUnmix
 from iseparate.nn.stft import centred_spectrum
@@ -50,7 +50,7 @@ def assert_equal(model: Any, golden: Golden, variant: str) -> None:
         # Sony's inverse transform ends with the last whole hop.
         ours = whole[..., : expected.shape[-1]] if index == (...,) else whole[index]
         assert whole.shape[-1] - expected.shape[-1] < model.config.hop_samples or index != (...,)
-        assert np.abs(ours - expected).max() <= golden.tolerance, (variant, stem, index)
+        assert_near(golden.name, variant, ours, expected, golden.tolerance)
         compared.add(stem)
     assert compared == set(model.spec.stems)
 

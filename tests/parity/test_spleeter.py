@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import Golden, parse_index
+from golden import Golden, assert_near, parse_index
 
 from iseparate.models._base import SeparationModel
 from iseparate.nn.stft import spectrum
@@ -34,8 +34,7 @@ def assert_equal(model: SeparationModel, golden: Golden, variant: str) -> None:
     compared = 0
     for stem, index, expected in golden.expected(variant):
         ours = output[model.spec.stems.index(stem)][index]
-        assert ours.shape == expected.shape
-        assert np.abs(ours - expected).max() <= golden.tolerance, (variant, stem, index)
+        assert_near(golden.name, variant, ours, expected, golden.tolerance)
         compared += 1
     assert compared >= len(model.spec.stems)
 
