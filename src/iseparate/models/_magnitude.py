@@ -55,6 +55,14 @@ class MagnitudeConfig:
         if len(set(stems)) != len(stems) or not self.targets:
             raise ValueError(f"targets and residual must be different names, one target at least; got {stems}")
 
+    def _refuse_a_lone_filter(self) -> None:
+        """For systems whose filter is told all sources: given one alone it would hand it the whole mixture."""
+        if len(self.stems) < 2 and self.wiener_iterations:
+            raise ValueError(
+                f"the filter cannot share the mixture among {self.stems} alone; name a residual, or set "
+                "wiener_iterations to 0"
+            )
+
     @property
     def stems(self) -> tuple[str, ...]:
         """Targets, then the residual."""

@@ -78,11 +78,7 @@ class Config(MagnitudeConfig):
             )
         if not 0.1 <= self.wiener_exponent <= 10:
             raise ValueError(f"wiener_exponent is {self.wiener_exponent}; expected 0.1 to 10")
-        if len(self.stems) < 2 and self.wiener_iterations:
-            raise ValueError(
-                f"the filter cannot share the mixture among {self.stems} alone; name a residual, or set "
-                "wiener_iterations to 0"
-            )
+        self._refuse_a_lone_filter()
 
     @classmethod
     def tiny(cls) -> Config:

@@ -81,11 +81,7 @@ class Config(MagnitudeConfig):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
-        if len(self.stems) < 2 and self.wiener_iterations:
-            raise ValueError(
-                f"the filter cannot share the mixture among {self.stems} alone; name a residual, or set "
-                "wiener_iterations to 0"
-            )
+        self._refuse_a_lone_filter()
 
     @classmethod
     def tiny(cls) -> Config:

@@ -18,7 +18,6 @@ intersection over union on Cityscapes' validation set: L 81.0 %, S 79.9 % as rel
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 
 from iseparate.errors import CheckpointError
 from iseparate.nn.dense import NormConv
+from iseparate.nn.fit import check_fit
 from iseparate.types import CheckpointFile
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -209,7 +209,7 @@ class D3NetFcn(nn.Module):
         config, state = convert_sony(file)
         with torch.device("meta"):  # nothing is allocated before the tensors have been found to fit
             network = cls(config)
-        _check_fit(file, network.state_dict(), state)
+        check_fit(file.name, network.state_dict(), state)
         network.load_state_dict(state, assign=True)
         return network.eval()
 
@@ -312,16 +312,3 @@ def _config_of(file: CheckpointFile) -> Config:
         head_channels=width("decode_head/convs/0/conv/conv/W"),
         classes=width("decode_head/conv_seg/conv/W"),
     )
-
-
-def _check_fit(file: CheckpointFile, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    faults = [f"missing {name}" for name in expected if name not in state]
-    faults += [f"unexpected {name}" for name in state if name not in expected]
-    faults += [
-        f"{name} has shape {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise CheckpointError(f"{file.name} does not fit the network: {'; '.join(faults[:5])}{more}")

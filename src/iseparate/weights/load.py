@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from iseparate.errors import CheckpointError, UnknownModelError, UsageError
+from iseparate.errors import CheckpointError, UsageError
 from iseparate.models._base import SeparationModel
 from iseparate.models._registry import Architecture, architecture, architectures, find_importer, published_config
+from iseparate.nn.fit import check_fit
 from iseparate.weights.card import Card, find_card, load_cards
 from iseparate.weights.read import read_checkpoint
 from iseparate.weights.source import Progress
@@ -157,7 +158,7 @@ def import_weights(paths: Sequence[Path], arch: str | None = None) -> Weights:
     files = read_checkpoint(paths)
     found, importer = find_importer(files, arch)
     config, state = importer.convert(files)
-    _check_fit(_bare_model(found, config).state_dict(), state)
+    check_fit("the checkpoint", _bare_model(found, config).state_dict(), state, may_miss=_is_counter)
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Weights(found.name, dataclasses.asdict(config), state)
 
@@ -169,7 +170,7 @@ def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[
     if settings:
         config = make_config(arch, {**dataclasses.asdict(config), **settings}, UsageError)
     model = _bare_model(arch, config)
-    _check_fit(model.state_dict(), weights.state)
+    check_fit("the checkpoint", model.state_dict(), weights.state, may_miss=_is_counter)
     model.load_state_dict(weights.state, strict=False, assign=True)  # strict but for counters nobody reads
     return model.eval(), config
 
@@ -248,19 +249,6 @@ def _bare_model(arch: Architecture, config: Any) -> SeparationModel:
         raise CheckpointError(f"a network of this size cannot be built here: {error}") from error
 
 
-def _check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    faults = [f"missing {name}" for name in expected if name not in state and not _is_counter(name)]
-    faults += [f"unexpected {name}" for name in state if name not in expected]
-    faults += [
-        f"{name} has shape {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise CheckpointError(f"the checkpoint does not fit the network: {'; '.join(faults[:5])}{more}")
-
-
 def _as_float32(name: str, tensor: Tensor) -> Tensor:
     """What networks compute in, whatever the file saved space with."""
     if not tensor.is_floating_point():
@@ -298,6 +286,3 @@ def _state_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-__all__ = ["ReadyModel", "UnknownModelError", "import_checkpoint", "load_model", "load_ready", "pull"]
