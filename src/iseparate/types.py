@@ -46,6 +46,21 @@ Window = Literal["partial_sums", "triangular", "rectangular"]
 
 
 @dataclass(frozen=True)
+class TwoPass:
+    """How a network runs whose last step needs statistics of the whole song, which only its own estimates tell.
+
+    The first pass leaves frames behind, segment by segment; the second makes the stems of all of them together.
+    """
+
+    hop_samples: int
+    """From frame to frame. A song of T samples has ``T // hop_samples + 1``, the first at its first sample."""
+    frame_values: int
+    """float32 numbers in a frame."""
+    context_samples: int
+    """How far to either side a frame depends on the input."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What the engine needs to know of a network in order to run it on a song of any length.
 
@@ -76,6 +91,8 @@ class ModelSpec:
     """How overlapping outputs are weighted; ``partial_sums``: the outputs already add up by themselves."""
     track_statistics: Literal["none", "mono_mean_std"] = "none"
     """What the network needs to know of the whole song before it can start."""
+    two_pass: TwoPass | None = None
+    """How to run it where segments separated one by one would have statistics of their own; None: one pass will do."""
     couples: tuple[tuple[str, ...], ...] = ()
     """Groups of stems whose networks must run together; a stem in no group can run alone."""
     mixture_consistent: bool = False

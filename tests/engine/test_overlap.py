@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from toy_models import cut
 
 from iseparate.engine.overlap import Chunker, OverlapAdd
 from iseparate.engine.plan import Plan
+from iseparate.types import ModelSpec
 
 BLOCKS = st.lists(st.integers(1, 90), min_size=1, max_size=4)
 
@@ -88,3 +91,13 @@ def test_the_chunker_holds_no_more_than_a_segment_and_a_block():
 
 def test_nothing_in_nothing_out():
     assert list(chunks(Plan("overlap", 8, 6, 0, 0), np.zeros((2, 0), np.float32), 4)) == []
+
+
+def test_abutting_segments_of_an_hour_need_no_weights():
+    spec = ModelSpec(("vocals",), 44_100, 2, default_segment_seconds=3600.0, default_overlap=0.0, window="rectangular")
+    tracemalloc.start()
+    try:
+        OverlapAdd(Plan.for_model(spec))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -15,7 +15,7 @@ from iseparate.engine.plan import Plan
 from iseparate.engine.separator import Separator
 from iseparate.engine.stream import SongStream
 from iseparate.models._base import SeparationModel
-from iseparate.types import ModelSpec, TrackStatistics
+from iseparate.types import ModelSpec, TrackStatistics, TwoPass
 from iseparate.weights.load import ReadyModel
 
 RATE = 44100
@@ -118,6 +118,42 @@ class FrameMeans(SeparationModel):
 
     def forward(self, mix, track=None):
         return mix.unflatten(-1, (-1, 50)).mean(-1).repeat_interleave(50, -1)[:, None]
+
+
+class SongMean(SeparationModel):
+    """Takes the mean of its own estimates over the whole song, in two passes: of every sample but the one before it."""
+
+    hop = 50
+
+    def __init__(self, sample_rate=RATE, **spec):
+        super().__init__()
+        frame = TwoPass(self.hop, 2 * self.hop, context_samples=self.hop)
+        defaults = {"start_grid_samples": 2 * self.hop, "two_pass": frame, "couples": (("vocals", "accompaniment"),)}
+        self.spec = ModelSpec(("vocals", "accompaniment"), sample_rate, 2, **(defaults | spec))
+
+    def estimate(self, mix):
+        return mix - 0.5 * nn.functional.pad(mix, (1, 0))[..., :-1]
+
+    def forward(self, mix, track=None):
+        estimate = self.estimate(mix)
+        mean = estimate.mean(-1, keepdim=True).expand_as(estimate)
+        return torch.stack([mean, estimate - mean], 1)
+
+    def analyse(self, mix, start, stop):
+        frames = mix.shape[-1] // self.hop + 1
+        padded = nn.functional.pad(self.estimate(mix), (0, frames * self.hop - mix.shape[-1]))
+        frames = padded.unflatten(-1, (frames, self.hop)).transpose(1, 2).flatten(2)
+        yield from frames[:, start:stop].split(7, 1)
+
+    def synthesise(self, read, samples):
+        mean = sum(self._wave(frames).sum(-1, keepdim=True) for frames in read()) / samples
+        for frames in read():
+            wave = self._wave(frames)[..., :samples]
+            samples -= wave.shape[-1]
+            yield torch.stack([mean.expand_as(wave), wave - mean])
+
+    def _wave(self, frames):
+        return frames.unflatten(-1, (2, self.hop)).transpose(0, 1).flatten(1)
 
 
 class Loudness(SeparationModel):

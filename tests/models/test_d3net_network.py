@@ -99,7 +99,8 @@ def test_the_cards_settings_are_settings():
         card = find_card(name)
         config = make_config(architecture("d3net"), {**asdict(Config()), **card.settings}, CheckpointError)
         with torch.device("meta"):
-            assert (D3Net(config).spec.context_samples is None) == name.endswith("-official")
+            spec = D3Net(config).spec
+        assert (spec.context_samples is None) == (spec.two_pass is not None) == name.endswith("-official")
 
 
 # -- blocks -------------------------------------------------------------------------------------------------
@@ -278,6 +279,58 @@ def test_a_song_in_segments_is_the_song_in_one_pass(iterations):
     whole = model(mix)[0].numpy()
     assert whole.std() > 1e-3
     assert np.abs(np.concatenate(blocks, -1) - whole).max() < 1e-5
+
+
+def in_segments(model, mix, segment_seconds=None, block_samples=3000, **options):
+    stream = SongStream(
+        model, [Plan.for_model(model.spec, segment_seconds=segment_seconds)], 44100, unnamed_layout(2), **options
+    )
+    blocks = stream.run([block.numpy() for block in mix[0].split(block_samples, 1)])
+    return np.concatenate([np.stack(list(b.stems.values())) for b in blocks], -1)
+
+
+OFFICIAL = {"wiener_window_frames": 0, "sounding_silence": True}
+FILTERS = {
+    "sony": {"halved_tail": True},
+    "sony with zeros beyond the ends": {"halved_tail": True, "padding": "zeros"},
+    "norbert, residual": {"wiener_rule": "norbert", "residual": "accompaniment", "residual_of": ("vocals",)},
+    "norbert, twice, softmask": {"wiener_rule": "norbert", "wiener_iterations": 2, "wiener_softmask": True},
+    "open-unmix, a frame in four patches": {"wiener_rule": "open_unmix", "patch_overlap": 4},
+}
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("samples", [1, 700, 3201])
+@torch.inference_mode()
+def test_a_filter_over_the_whole_song_is_one_pass_in_segments_too(filter, samples):
+    """Its statistics, its last frames and its silence."""
+    model = build(replace(TINY, **OFFICIAL, **FILTERS[filter]))
+    short = max(1024, model.spec.start_grid_samples) / 44100
+    mix = noise(samples, seed=samples)
+    mix[..., samples // 3 : samples // 3 + 700] = 0
+    whole = model(mix)[0].numpy()
+    for segment, block, batch in ((short, 20_000, 1), (short, 777, 3)):
+        found = in_segments(model, mix, segment, block, batch_size=batch)
+        assert found.shape == whole.shape
+        assert np.abs(found - whole).max() < 1e-5 * max(1.0, whole.std())
+
+
+@pytest.mark.parametrize("iterations", [0, 1])
+@torch.inference_mode()
+def test_a_tail_is_halved_in_segments_as_in_one_pass(iterations):
+    """Whether it is goes by the number of frames of the whole song; the last segment must come to the same."""
+    model, plain = (
+        identity(build(replace(TINY, **OFFICIAL, halved_tail=halved, wiener_iterations=iterations)))
+        for halved in (True, False)
+    )
+    halved = 0
+    for frames in range(70, 96, 3):
+        mix = noise(64 * frames, seed=frames)
+        whole = model(mix)[0].numpy()
+        halved += np.abs(whole - plain(mix)[0].numpy()).max() > 1e-3
+        found = in_segments(model, mix, model.spec.start_grid_samples / 44100)
+        assert np.abs(found - whole).max() < 1e-5
+    assert 0 < halved < 9
 
 
 @pytest.mark.parametrize("name", ["d3net", "d3net-vocals"])

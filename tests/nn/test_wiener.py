@@ -14,6 +14,7 @@ from iseparate.nn.wiener import (
     residual_magnitude,
     softmask,
     wiener,
+    wiener_in_blocks,
 )
 
 EPS = float(np.finfo(np.float64).eps)
@@ -160,6 +161,16 @@ def test_sonys_rule_follows_its_formulas(scale, mono, singular):
     assert np.abs(found - expected).max() < 1e-9 * scale
 
 
+def test_sonys_floor_lies_under_every_frame():
+    """A frequency so quiet that the loudest one's floor is most of its power."""
+    mix = 1e5 * spectra(2, 8, 6)
+    mix[..., 2] *= 1e-6
+    magnitudes = torch.rand(3, 2, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * mix.abs()
+    expected, _ = sony_step((magnitudes * torch.exp(1j * mix.angle())).numpy(), mix.numpy())
+    found = wiener(magnitudes, mix, 1, use_softmask=False, rule=WienerRule.SONY).numpy()
+    assert np.abs(found - expected)[..., 2].max() < 1e-9
+
+
 @pytest.mark.parametrize("rule", [WienerRule.NORBERT, WienerRule.SONY])
 def test_two_channels_in_closed_form_are_no_special_case(rule, monkeypatch):
     mix, magnitudes = spectra(2, 6, 5), torch.rand(3, 2, 6, 5, dtype=torch.float64)
@@ -222,6 +233,58 @@ def test_one_magnitude_may_stand_for_all_channels():
 
 
 # Computing
+
+
+@pytest.mark.parametrize("rule", WienerRule)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("use_softmask", [False, True])
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+def test_blocks_that_come_again_and_again_are_the_whole(rule, residual, use_softmask, iterations):
+    """Loud, with a quiet and a silent stretch, so that no block has the statistics of all of them."""
+    mix = 100 * spectra(2, 23, 5).to(torch.complex64)
+    mix[:, 5:9] *= 1e-4
+    mix[:, 9:14] = 0
+    magnitudes = torch.rand(3, 2, 23, 5, generator=torch.Generator().manual_seed(0)) * mix.abs()
+    settings = {"iterations": iterations, "use_softmask": use_softmask, "residual": residual, "rule": rule}
+    whole = wiener(magnitudes, mix, **settings)
+    for sizes in ([23], [1] * 23, [4, 5, 5, 9]):
+        parts = [torch.split(magnitudes, sizes, 2), torch.split(mix, sizes, 1)]
+        found = list(wiener_in_blocks(lambda parts=parts: zip(*parts, strict=True), **settings))
+        assert [part.shape[2] for part in found] == sizes
+        assert (torch.cat(found, 2) - whole).abs().max() < 1e-6 * whole.abs().max()
+    apart = torch.cat([wiener(m, x, **settings) for m, x in zip(*parts, strict=True)], 2)
+    if iterations:
+        assert (apart - whole).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "readings"),
+    [
+        ({"rule": WienerRule.SONY, "iterations": 1}, 3),
+        ({"rule": WienerRule.NORBERT, "iterations": 1}, 4),
+        ({"rule": WienerRule.NORBERT, "iterations": 2, "residual": True}, 6),
+        ({"rule": WienerRule.NORBERT, "iterations": 0}, 2),
+    ],
+)
+def test_blocks_are_read_no_more_often_than_promised(settings, readings):
+    mix, magnitudes = spectra(2, 6, 4), torch.rand(2, 2, 6, 4, dtype=torch.float64)
+    count = 0
+
+    def read():
+        nonlocal count
+        count += 1
+        yield from zip(torch.split(magnitudes, 2, 2), torch.split(mix, 2, 1), strict=True)
+
+    assert len(list(wiener_in_blocks(read, **settings))) == 3
+    assert count == readings
+
+
+def test_blocks_that_do_not_fit_are_refused_in_words():
+    mix, magnitudes = spectra(2, 6, 4), torch.rand(2, 2, 6, 4, dtype=torch.float64)
+    with pytest.raises(UsageError, match="nothing to filter"):
+        list(wiener_in_blocks(list))
+    with pytest.raises(UsageError, match="do not fit"):
+        list(wiener_in_blocks(lambda: [(magnitudes, mix), (magnitudes[:, :, 1:], mix)]))
 
 
 @pytest.mark.parametrize("rule", WienerRule)

@@ -118,7 +118,7 @@ def open_separator(model: str, **options: Any) -> Iterator[Separator]:
     with objects_that_stay(), download_bar() as bar:
         from iseparate.engine.separator import Separator
 
-        separator = Separator(model, store=open_store(), download_progress=bar, **options)
+        separator = Separator(model, store=open_store(), download_progress=bar, notify=note, **options)
     yield separator
 
 

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ from iseparate.engine.names import Claims, Naming, safe_name, track_names
 from iseparate.engine.null import NullMeter
 from iseparate.engine.outputs import StemFiles, Storage
 from iseparate.engine.request import Output, output_named, render
-from iseparate.engine.results import Progress, SongResult
+from iseparate.engine.results import Progress, Reporter, SongResult
 from iseparate.engine.songs import find_songs
 from iseparate.engine.stream import BLOCK_SAMPLES
 from iseparate.errors import IseparateError
@@ -120,7 +121,13 @@ class _Batch:
         if before and before.song_sha256 != facts["song_sha256"]:
             notes.append(f"the stems of another song, {before.song}, were at that place and are replaced.")
         expected = self.excerpt.expected_samples(info)
+        report = Reporter(self.callback, str(song), info.sample_rate, expected)
         meter = NullMeter(self.separator.stems)
+
+        def heard(seconds: float) -> None:
+            self._stop_if_cancelled()
+            report.heard(seconds)
+
         with StemFiles(
             {output.name: paths[output.name] for output in missing},
             manifest_path.parent,
@@ -130,16 +137,19 @@ class _Batch:
             expected,
         ) as files:
             stretches = self.separator.stream(
-                lambda: decoder.blocks(BLOCK_SAMPLES), info.sample_rate, info.layout, missing
+                lambda: decoder.blocks(BLOCK_SAMPLES),
+                info.sample_rate,
+                info.layout,
+                missing,
+                expected_samples=expected,
+                heard=heard,
             )
-            for stretch in stretches:
-                if self.cancelled.is_set():
-                    raise KeyboardInterrupt
-                files.write(render(missing, stretch.mix, stretch.stems))
-                meter.add(stretch)
-                if self.callback:
-                    total = None if expected is None else expected / info.sample_rate
-                    self.callback(Progress(str(song), meter.samples / info.sample_rate, total))
+            with closing(stretches):
+                for stretch in stretches:
+                    self._stop_if_cancelled()
+                    files.write(render(missing, stretch.mix, stretch.stems))
+                    meter.add(stretch)
+                    report.done(meter.samples)
             stored = files.finish()
             null_db = meter.null_db if meter.null_db is not None or not earlier else earlier.null_db
             if files.is_clamped:
@@ -160,6 +170,10 @@ class _Batch:
             )
             files.commit(manifest, manifest_path)
         return SongResult(song, "done", paths, manifest, manifest_path, seconds=time.perf_counter() - start)
+
+    def _stop_if_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise KeyboardInterrupt
 
     def _with_earlier(self, earlier: Manifest | None) -> Sequence[Output]:
         """What is asked for; with new stems also what an earlier run made, since all of a song's share one gain."""

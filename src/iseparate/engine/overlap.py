@@ -64,8 +64,8 @@ class OverlapAdd:
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        # Spans that abut or add up by themselves need no weights.
-        self._weights = np.array(plan.weights(), np.float32) if plan.mode == "overlap" else None
+        # Spans that abut or add up by themselves need no weights: of a segment of an hour they would take gigabytes.
+        self._weights = np.array(plan.weights(), np.float32) if plan.is_weighted else None
         self._sum: Array | None = None
         self._weight_sum: Array | None = None
         self._start = 0  # of the sums, in samples of the song

@@ -3,7 +3,7 @@
 Three ways to cut, chosen by the model's spec:
 
 - *context*: the network needs only so many samples to either side. Neighbouring cores abut; each is read with its
-  context, never beyond the song, and only the core is kept. Equal to one pass.
+  context, never beyond the song, and only the core is kept. Equal to one pass. So is the first of two passes cut.
 - *partial sums*: the outputs of neighbouring segments simply add up (a spectrogram network without overlap).
   Equal to one pass.
 - *overlap*: segments overlap and are averaged under weights. The tails of each segment's output that are partial
@@ -82,13 +82,19 @@ class Plan:
         if spec.window == "partial_sums" and overlap == 0:
             stride = segment - spec.edge_samples
             return cls("partial_sums", segment, stride, -spec.lead_samples, spec.edge_samples, grid)
-        if spec.context_samples is not None and spec.segment_samples is None:
-            return cls("context", segment, max(grid, segment // grid * grid), 0, spec.context_samples, grid)
+        context = spec.two_pass.context_samples if spec.two_pass else spec.context_samples
+        if context is not None and spec.segment_samples is None:
+            return cls("context", segment, max(grid, segment // grid * grid), 0, context, grid)
         kept = segment - 2 * spec.edge_samples
         stride = max(grid, round(kept * (1 - overlap)) // grid * grid)
         tapered = spec.window != "rectangular"
         free = spec.segment_samples is None and spec.length_multiple == 1
         return cls("overlap", segment, stride, -spec.lead_samples, spec.edge_samples, grid, tapered, free)
+
+    @property
+    def is_weighted(self) -> bool:
+        """True where spans have samples in common whose average is taken."""
+        return self.mode == "overlap" and self.stride_samples < self.segment_samples - 2 * self.trim_samples
 
     def shifted(self, shift_samples: int) -> Plan:
         """The same cuts, that much earlier: what the shift trick averages over."""

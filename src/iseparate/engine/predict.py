@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from iseparate.audio.decode import AudioInfo
@@ -26,6 +25,9 @@ class Prediction:
     peak_memory_bytes: int | None
     """None where the system does not tell."""
     disk_bytes: int
+    """Where the stems go, and in the folder for temporary files."""
+    temporary_bytes: int = 0
+    """Of these, the ones in the folder for temporary files, which go with the song's end."""
 
 
 def predict(separator: Separator, info: AudioInfo, storage: Storage | None = None) -> Prediction | None:
@@ -37,10 +39,11 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
         return None
     storage = storage or Storage()
     plan, spec = separator.plan, separator.spec
-    groups = len(ChannelMap(info.layout, spec.channels).spread(np.zeros((info.channels, 1), np.float32)))
+    groups = ChannelMap(info.layout, spec.channels).signals
     noise = torch.rand(groups, spec.channels, plan.span(0).length_samples, device=separator.backend.device) - 0.5
     model_samples = round(info.estimated_seconds * spec.sample_rate)
-    segments = sum(1 for _ in plan.spans(model_samples)) * max(1, separator.settings["shifts"])
+    shifts = 1 if spec.two_pass else max(1, separator.settings["shifts"])  # see `SongStream`
+    segments = sum(1 for _ in plan.spans(model_samples)) * shifts
     with torch.inference_mode():
         separator.model.separate_segment(noise)  # the first one also warms up
         per_segment = min(_seconds(lambda: separator.model.separate_segment(noise)) for _ in range(3))
@@ -48,11 +51,13 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
     stored = storage.plan(info)
     # Decoding, resampling and encoding take a fraction of a percent of real time; a hundredth is on the safe side.
     seconds = segments * per_segment + 0.01 * info.estimated_seconds
+    temporary = separator.spooled_bytes(info.sample_rate, info.layout, info.estimated_seconds)
     memory = peak_memory_bytes()
     return Prediction(
         seconds,
         None if memory is None else memory + _BUFFER_BYTES,
-        needed_bytes(stored, info, samples, len(spec.stems), storage.spools(stored)),
+        needed_bytes(stored, info, samples, len(spec.stems), storage.spools(stored)) + temporary,
+        temporary,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,10 @@ from iseparate.engine.names import DEFAULT_TEMPLATE
 from iseparate.engine.outputs import Storage
 from iseparate.engine.plan import Plan
 from iseparate.engine.request import Output, computed_stems, render, resolve_outputs
-from iseparate.engine.results import Progress, SongResult
-from iseparate.engine.stream import BLOCK_SAMPLES, SongStream, StemBlock, track_statistics
+from iseparate.engine.results import Progress, Reporter, SongResult
+from iseparate.engine.spool import folder, megabytes, require_space
+from iseparate.engine.stream import BLOCK_SAMPLES, ChannelMap, SongStream, StemBlock, track_statistics
+from iseparate.engine.two_pass import Heard, spooled_bytes
 from iseparate.errors import UsageError
 from iseparate.types import Audio, Samples, Stems
 from iseparate.weights.load import ReadyModel, load_ready
@@ -50,6 +54,8 @@ class Separator:
         batch_size: segments that run together; changes speed and memory only.
         store: the cache of weights; None: the user's.
         download_progress: called while weights are fetched.
+        notify: told in a sentence what a song will take beyond the usual, before it does: the temporary space of a
+            model that goes through it twice. By default it goes to the log.
 
     Raises:
         UnknownModelError, WeightsError: the model cannot be made ready.
@@ -71,6 +77,7 @@ class Separator:
         batch_size: int = 1,
         store: Store | None = None,
         download_progress: DownloadProgress | None = None,
+        notify: Callable[[str], None] | None = None,
     ):
         if not 0 <= shifts <= MAX_SHIFTS:
             raise UsageError(f"shifts is a number from 0 to {MAX_SHIFTS}; got {shifts}")
@@ -83,6 +90,8 @@ class Separator:
         self.model = self.backend.prepare(self.ready.model)
         self._shifts = _shift_samples(self.spec.sample_rate, self.spec.start_grid_samples, shifts, seed)
         self._batch_size = batch_size
+        self._notify = logging.getLogger("iseparate").warning if notify is None else notify
+        self._announced_bytes = 0
         self.settings: dict[str, Any] = {
             "precision": self.backend.precision,
             "backend": self.backend.runtime,
@@ -125,20 +134,38 @@ class Separator:
         Raises:
             AudioError: the song cannot be used.
             UnknownStemError: no such stem.
+            OutputError: too little temporary space, for a model that goes through the song twice.
         """
         outputs = resolve_outputs(self.spec, stems, two_stems, residual)
         if isinstance(song, str | Path):
             excerpt = excerpt or Excerpt()
             with excerpt.open(Path(song)) as decoder:
                 info = decoder.info
-                blocks = self.stream(lambda: decoder.blocks(BLOCK_SAMPLES), info.sample_rate, info.layout, outputs)
-                report = _reporter(callback, song, info.sample_rate, excerpt.expected_samples(info))
+                expected = excerpt.expected_samples(info)
+                report = Reporter(callback, str(song), info.sample_rate, expected)
+                blocks = self.stream(
+                    lambda: decoder.blocks(BLOCK_SAMPLES),
+                    info.sample_rate,
+                    info.layout,
+                    outputs,
+                    expected_samples=expected,
+                    heard=report.heard,
+                )
                 return _collect(blocks, outputs, info.sample_rate, report)
         audio = checked_audio(song, sample_rate)
         samples, rate = audio.samples, audio.sample_rate
         layout = unnamed_layout(len(samples))
-        blocks = self.stream(lambda: blocks_of(samples, BLOCK_SAMPLES), rate, layout, outputs)
-        return _collect(blocks, outputs, rate, _reporter(callback, "array", rate, samples.shape[1]))
+        length = samples.shape[1]
+        report = Reporter(callback, "array", rate, length)
+        blocks = self.stream(
+            lambda: blocks_of(samples, BLOCK_SAMPLES),
+            rate,
+            layout,
+            outputs,
+            expected_samples=length,
+            heard=report.heard,
+        )
+        return _collect(blocks, outputs, rate, report)
 
     def separate_to_files(
         self,
@@ -201,47 +228,72 @@ class Separator:
         )
 
     def stream(
-        self, blocks: Blocks, sample_rate: int, layout: Sequence[str], outputs: Sequence[Output]
-    ) -> Iterator[StemBlock]:
+        self,
+        blocks: Blocks,
+        sample_rate: int,
+        layout: Sequence[str],
+        outputs: Sequence[Output],
+        *,
+        expected_samples: int | None = None,
+        heard: Heard | None = None,
+    ) -> Generator[StemBlock]:
         """Separate a song that arrives in blocks, in constant memory.
+
+        A model with ``spec.two_pass`` yields nothing before it has heard all of the song. What it keeps on disk until
+        then goes with the generator: exhaust it or close it.
 
         Args:
             blocks: called once, or twice where the model needs statistics of the whole song.
             sample_rate: of the song.
             layout: FFmpeg's names of its channels, such as ``("FL", "FR")``.
             outputs: what is wanted, which decides the stems that are computed.
+            expected_samples: length of the song, as far as it is known: temporary space is checked for it at once.
+            heard: told in the first of two passes how many seconds are behind it; may raise to end it.
 
         Yields:
             the same stretch of the song and of its computed stems, together exactly as long as the song.
+
+        Raises:
+            OutputError: too little temporary space for a model that goes through the song twice.
         """
+        if self.spec.two_pass:
+            self._announce(sample_rate, layout, expected_samples)
         model = self.model.narrowed(computed_stems(self.spec, outputs))
         needs_track = self.spec.track_statistics != "none"
         track = track_statistics(blocks(), self.spec, sample_rate, layout) if needs_track else ()
         plans = [self.plan.shifted(shift) for shift in self._shifts]
-        return SongStream(model, plans, sample_rate, layout, track, self._batch_size).run(blocks())
+        return SongStream(model, plans, sample_rate, layout, track, self._batch_size, heard).run(blocks())
+
+    def spooled_bytes(self, sample_rate: int, layout: Sequence[str], seconds: float) -> int:
+        """Temporary space that a song takes while it is separated; 0 where the model goes through it once."""
+        signals = ChannelMap(layout, self.spec.channels).signals
+        return spooled_bytes(self.spec, signals, len(layout), sample_rate, seconds)
+
+    def _announce(self, sample_rate: int, layout: Sequence[str], expected_samples: int | None) -> None:
+        """Say what the first pass takes, unless a song that takes as much was announced before; refuse if too much."""
+        seconds = 60.0 if expected_samples is None else expected_samples / sample_rate
+        needed_bytes = self.spooled_bytes(sample_rate, layout, seconds)
+        if needed_bytes > self._announced_bytes:
+            self._announced_bytes = needed_bytes
+            of = " for each minute of the song" if expected_samples is None else ""
+            self._notify(
+                f"{self.ready.id} goes through a song twice, since its filter takes statistics of all of it; the first "
+                f"pass keeps about {megabytes(needed_bytes)}{of} in {folder()}."
+            )
+        if expected_samples is not None:
+            require_space(needed_bytes)
 
 
-def _collect(
-    blocks: Iterable[StemBlock], outputs: Sequence[Output], sample_rate: int, report: Callable[[int], None]
-) -> Stems:
+def _collect(stretches: Generator[StemBlock], outputs: Sequence[Output], sample_rate: int, report: Reporter) -> Stems:
     parts: dict[str, list[Samples]] = {output.name: [] for output in outputs}
     done = 0
-    for block in blocks:
-        for name, samples in render(outputs, block.mix, block.stems).items():
-            parts[name].append(samples)
-        done += block.mix.shape[1]
-        report(done)
+    with closing(stretches):
+        for block in stretches:
+            for name, samples in render(outputs, block.mix, block.stems).items():
+                parts[name].append(samples)
+            done += block.mix.shape[1]
+            report.done(done)
     return Stems({name: np.concatenate(samples, 1) for name, samples in parts.items()}, sample_rate)
-
-
-def _reporter(
-    callback: Callable[[Progress], None] | None, song: str | Path, rate: int, expected: int | None
-) -> Callable[[int], None]:
-    """What turns samples done into a caller's progress."""
-    if callback is None:
-        return lambda _: None
-    total = None if expected is None else expected / rate
-    return lambda done: callback(Progress(str(song), done / rate, total))
 
 
 def _shift_samples(sample_rate: int, grid: int, shifts: int, seed: int) -> list[int]:

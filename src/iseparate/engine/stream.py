@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from iseparate.audio.layout import separation_groups
 from iseparate.audio.resample import Resampler
-from iseparate.engine.overlap import Chunker, OverlapAdd
-from iseparate.engine.plan import Plan, Span
+from iseparate.engine.fifo import Fifo
+from iseparate.engine.lane import Lane
+from iseparate.engine.plan import Plan
+from iseparate.engine.spool import SpooledFifo
+from iseparate.engine.two_pass import Heard, TwoPassLane
 from iseparate.models._base import SeparationModel
 from iseparate.types import ModelSpec, Samples, TrackStatistics
 
@@ -36,6 +38,8 @@ class ChannelMap:
         groups = separation_groups(layout)
         # A mono network hears the two sides of a pair one by one.
         self._groups = groups if model_channels > 1 else [(channel,) for group in groups for channel in group]
+        self.signals = len(self._groups)
+        """How many signals the network hears."""
         self._channels = len(layout)
         self._model_channels = model_channels
         self.separated = sorted(channel for group in self._groups for channel in group)
@@ -67,6 +71,7 @@ class SongStream:
         layout: names of its channels.
         track: one per group of channels, where the model asks for statistics of the whole song.
         batch_size: segments that run through the network together, >= 1.
+        heard: told of the first pass, where the model needs two.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class SongStream:
         layout: Sequence[str],
         track: Sequence[TrackStatistics] = (),
         batch_size: int = 1,
+        heard: Heard | None = None,
     ):
         spec = model.spec
         channels = len(layout)
@@ -84,15 +90,29 @@ class SongStream:
         self._map = ChannelMap(layout, spec.channels)
         self._down = Resampler(sample_rate, spec.sample_rate, channels)
         self._up = Resampler(spec.sample_rate, sample_rate, channels * len(spec.stems))
-        self._lanes = [_Lane(model, plan, track, batch_size) for plan in plans]
-        self._removed = _Removed(spec, sample_rate, self._map, channels) if spec.residual_stem else None
-        self._mix, self._ready = _Queue(), _Queue()
+        self._lanes: list[Lane]
+        queue: type[Fifo | SpooledFifo]
+        if spec.two_pass:
+            # Shifts are on the grid of the frames, so that the frames are the same whichever plan makes them.
+            self._lanes, queue = [TwoPassLane(model, plans[0], batch_size, heard)], SpooledFifo
+        else:
+            self._lanes, queue = [Lane(model, plan, track, batch_size) for plan in plans], Fifo
+        self._removed = _Removed(spec, sample_rate, self._map, channels, queue) if spec.residual_stem else None
+        self._mix, self._ready = queue(), Fifo()
 
-    def run(self, blocks: Iterable[Samples]) -> Iterator[StemBlock]:
+    def run(self, blocks: Iterable[Samples]) -> Generator[StemBlock]:
         """Separate the song ``[C, n]`` block by block; what comes out has exactly its length."""
-        for block in blocks:
-            yield from self._pass(block, self._down.push(block))
-        yield from self._end()
+        try:
+            for block in blocks:
+                yield from self._pass(block, self._down.push(block))
+            yield from self._end()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for part in (*self._lanes, self._mix, self._removed):
+            if part is not None:
+                part.close()
 
     def _pass(self, block: Samples, at_model_rate: Samples) -> Iterator[StemBlock]:
         self._mix.push(block)
@@ -136,72 +156,21 @@ class SongStream:
             yield StemBlock(mix, by_stem)
 
 
-class _Lane:
-    """One plan's way through the network, at the model's rate."""
-
-    def __init__(self, model: SeparationModel, plan: Plan, track: Sequence[TrackStatistics], batch_size: int):
-        self._model = model
-        self._chunker = Chunker(plan)
-        self._overlap_add = OverlapAdd(plan)
-        self._track = track
-        self._batch_size = batch_size
-        self._waiting: list[tuple[Span, Array]] = []
-        self._pushed_samples = 0
-        self.done = _Queue()
-
-    def push(self, signals: Array) -> Iterator[None]:
-        """Take ``[groups, C, n]``; stops for breath after each batch, so that finished samples can be taken."""
-        self._pushed_samples += signals.shape[-1]
-        yield from self._collect(self._chunker.push(signals))
-
-    def flush(self) -> Iterator[None]:
-        """Run what is left."""
-        yield from self._collect(self._chunker.flush())
-        if self._waiting:
-            self._run()
-        self._give(self._overlap_add.flush(self._pushed_samples))
-        yield
-
-    def _give(self, samples: Array) -> None:
-        """Pass on what is finished, but not what the last span has beyond the song's end: a resampler would hear it."""
-        self.done.push(samples[..., : self._pushed_samples - self.done.total])
-
-    def _collect(self, chunks: Iterator[tuple[Span, Array]]) -> Iterator[None]:
-        for span, chunk in chunks:
-            if self._waiting and self._waiting[0][1].shape != chunk.shape:  # the last one may be shorter
-                self._run()
-                yield
-            self._waiting.append((span, chunk))
-            if len(self._waiting) == self._batch_size:
-                self._run()
-                yield
-
-    def _run(self) -> None:
-        chunks = np.stack([chunk for _, chunk in self._waiting])  # [batch, groups, C, n]
-        groups = chunks.shape[1]
-        with torch.inference_mode():
-            if self._track:  # each group has statistics of its own
-                outputs = torch.stack([self._separate(chunks[:, g], self._track[g]) for g in range(groups)], 1)
-            else:
-                outputs = self._separate(chunks.reshape(-1, *chunks.shape[2:]), None)
-                outputs = outputs.reshape(*chunks.shape[:2], *outputs.shape[1:])
-        for (span, _), output in zip(self._waiting, outputs.numpy(), strict=True):
-            self._give(self._overlap_add.push(span, output))
-        self._waiting.clear()
-
-    def _separate(self, chunks: Array, track: TrackStatistics | None) -> torch.Tensor:
-        device = next((p.device for p in self._model.parameters()), None) or torch.device("cpu")
-        return self._model.separate_segment(torch.from_numpy(chunks).to(device), track).float().cpu()
-
-
 class _Removed:
     """What the network never gets to see: x - up(down(x)), and the channels that are not separated."""
 
-    def __init__(self, spec: ModelSpec, sample_rate: int, channel_map: ChannelMap, channels: int):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        sample_rate: int,
+        channel_map: ChannelMap,
+        channels: int,
+        queue: type[Fifo | SpooledFifo] = Fifo,
+    ):
         self._separated = channel_map.separated
         self._nothing = sample_rate == spec.sample_rate and len(self._separated) == channels
         self._up = Resampler(spec.sample_rate, sample_rate, channels)
-        self._mix, self._seen = _Queue(), _Queue()
+        self._mix, self._seen = queue(), queue()
 
     def push(self, mix: Samples, at_model_rate: Samples) -> None:
         self._mix.push(mix)
@@ -220,30 +189,10 @@ class _Removed:
         mix = self._mix.pop(samples)
         return np.zeros_like(mix) if self._nothing else mix - self._seen.pop(samples)
 
-
-class _Queue:
-    """Samples waiting on the last axis, first in first out."""
-
-    def __init__(self) -> None:
-        self._blocks: list[Array] = []
-        self.size = 0
-        self.total = 0
-        self.channels = 0
-
-    def push(self, block: Array) -> None:
-        self.channels = block.shape[0]
-        self._blocks.append(block)
-        self.size += block.shape[-1]
-        self.total += block.shape[-1]
-
-    def pop(self, samples: int) -> Array:
-        """The oldest `samples`; silence where there are not as many (a resampler's last one or two)."""
-        joined = self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks, -1)
-        taken, rest = joined[..., :samples], joined[..., samples:]
-        self._blocks = [rest.copy()]
-        self.size = rest.shape[-1]
-        missing = samples - taken.shape[-1]
-        return np.pad(taken, [(0, 0)] * (taken.ndim - 1) + [(0, missing)]) if missing > 0 else taken
+    def close(self) -> None:
+        """Let go of what is still waiting."""
+        self._mix.close()
+        self._seen.close()
 
 
 def track_statistics(

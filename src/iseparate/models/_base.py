@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from iseparate.errors import UsageError
 from iseparate.types import ModelSpec, TrackStatistics
 
 
@@ -13,7 +15,8 @@ class SeparationModel(nn.Module):
     """Waveform in, waveforms out.
 
     Subclasses set `spec` before use and implement `forward`. A network whose segments need more than their own
-    samples (a spectrogram's frames reach over the border) also implements `separate_segment`.
+    samples (a spectrogram's frames reach over the border) also implements `separate_segment`; one with
+    ``spec.two_pass`` implements `analyse` and `synthesise`, which together give what `forward` gives.
     """
 
     spec: ModelSpec
@@ -46,6 +49,75 @@ class SeparationModel(nn.Module):
         """
         output: Tensor = self(mix, track)
         return output
+
+    def analyse(self, mix: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+        """First pass of ``spec.two_pass``: the frames of one segment.
+
+        Args:
+            mix: ``[B, C, n]``, starting on ``spec.start_grid_samples``; the ends are taken for the song's.
+            start: first frame wanted, counted from the segment's first sample.
+            stop: the one after the last.
+
+        Yields:
+            ``[B, frames, spec.two_pass.frame_values]``, float32, in order, a few frames at a time.
+        """
+        raise NotImplementedError
+
+    def synthesise(self, read: Callable[[], Iterable[Tensor]], samples: int) -> Iterator[Tensor]:
+        """Second pass: the stems of one song out of all of its frames.
+
+        Args:
+            read: the frames ``[frames, spec.two_pass.frame_values]`` in order, from the start at every call.
+            samples: length of the song.
+
+        Yields:
+            ``[S, C, n]``, together `samples` long.
+        """
+        raise NotImplementedError
+
+    @property
+    def trained_stems(self) -> tuple[str, ...]:
+        """The stems that a loss compares: all but those that are what the others leave."""
+        return self.spec.stems
+
+    @property
+    def input_transform(self) -> tuple[int, int] | None:
+        """Frame and hop of the spectra whose statistics `set_input_statistics` takes; None: it takes none."""
+        return None
+
+    def set_input_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Scale the input by the training songs' spectra.
+
+        Args:
+            mean: of the mixtures' magnitudes, ``[bins]``, all those of `input_transform`.
+            deviation: their standard deviation, above 0.
+
+        Raises:
+            UsageError: this network scales no input, or the statistics are not of its spectra.
+        """
+        del mean, deviation
+        raise UsageError("this network scales no input; leave its initialisation at default")
+
+    def training_loss(self, mix: Tensor, stems: Tensor, criterion: nn.Module) -> dict[str, Tensor]:
+        """What a training step minimises.
+
+        Args:
+            mix: ``[B, C, T]``.
+            stems: the truth ``[B, S, C, T]``, in the order of `trained_stems`.
+            criterion: of `iseparate.losses`, whose ``domain`` says what it compares.
+
+        Returns:
+            ``loss``, and parts of it to be logged.
+
+        Raises:
+            UsageError: the criterion compares what this network has not.
+        """
+        if criterion.domain != "waveform":
+            raise UsageError(
+                f"the loss compares what this network has not of its own (domain {criterion.domain}); name one on "
+                "waveforms, such as l1"
+            )
+        return {"loss": criterion(self(mix), stems, mix)}
 
     def narrowed(self, stems: tuple[str, ...]) -> SeparationModel:
         """The smallest model that computes `stems`; its own ``spec.stems`` says what it does compute.

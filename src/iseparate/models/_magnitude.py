@@ -7,16 +7,22 @@ D3Net, MMDenseNet and their kin differ in the network, in framing and in the fil
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from iseparate.errors import UsageError
 from iseparate.models._base import SeparationModel
-from iseparate.nn.stft import centred_signal, centred_spectrum, hann
-from iseparate.nn.wiener import WienerRule, wiener
-from iseparate.types import ModelSpec, TrackStatistics
+from iseparate.nn.stft import centred_signal, centred_spectrum, hann, overlap_frames
+from iseparate.nn.wiener import WienerRule, wiener, wiener_in_blocks
+from iseparate.types import ModelSpec, TrackStatistics, TwoPass
+
+_FRAMES_AT_A_TIME = 64
+"""That leave `MagnitudeSeparator.analyse` together; it changes memory only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,14 @@ class MagnitudeConfig:
         return self.frame_samples // 2 + 1
 
 
+@runtime_checkable
+class ScalesItsInput(Protocol):
+    """A network that normalises each bin before it looks."""
+
+    def scale_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take the training mixtures' mean and deviation, ``[bins]``; those of bins it does not see are left out."""
+
+
 class MagnitudeSeparator(SeparationModel):
     """Everything but the networks.
 
@@ -119,28 +133,109 @@ class MagnitudeSeparator(SeparationModel):
         stems = torch.stack([self.filtered(m, s) for m, s in zip(magnitudes, spectra, strict=True)])
         return centred_signal(stems, self.window, self.config.hop_samples, mix.shape[-1])
 
+    @property
+    def trained_stems(self) -> tuple[str, ...]:
+        return self.config.targets
+
+    @property
+    def input_transform(self) -> tuple[int, int] | None:
+        scaled = any(isinstance(module, ScalesItsInput) for module in self.modules())
+        return (self.config.frame_samples, self.config.hop_samples) if scaled else None
+
+    @torch.no_grad()
+    def set_input_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        networks = [module for module in self.modules() if isinstance(module, ScalesItsInput)]
+        if not networks:
+            super().set_input_statistics(mean, deviation)
+        bins = self.config.bins
+        if mean.shape != (bins,) or deviation.shape != (bins,) or not (deviation > 0).all():
+            raise UsageError(
+                f"statistics of {list(mean.shape)} and {list(deviation.shape)} bins came; expected a mean and a "
+                f"deviation above 0 for each of {bins}"
+            )
+        for network in networks:
+            network.scale_input(mean, deviation)
+
+    def estimate_in_training(self, magnitudes: Tensor) -> Tensor:
+        """As `estimate`; for subclasses that go over a song in a way that excerpts do not call for."""
+        return self.estimate(magnitudes)
+
+    def training_loss(self, mix: Tensor, stems: Tensor, criterion: nn.Module) -> dict[str, Tensor]:
+        """As the base. Waveforms are the estimates with the mixture's phase: the filter is not trained through."""
+        config = self.config
+        if criterion.domain not in ("waveform", "magnitude", "both"):
+            return super().training_loss(mix, stems, criterion)
+        spectra = centred_spectrum(mix, self.window, config.hop_samples, config.padding)
+        # In half precision a sum of squares over a spectrum soon is infinite.
+        estimates = self.estimate_in_training(spectra.abs())[:, : len(config.targets)].float()
+        truth = None
+        if criterion.domain != "waveform":
+            truth = centred_spectrum(stems.flatten(0, 1), self.window, config.hop_samples, config.padding)
+            truth = truth.abs().view(*stems.shape[:2], *truth.shape[1:])
+        if criterion.domain == "magnitude":
+            return {"loss": criterion(estimates, truth, spectra.abs())}
+        phased = estimates * torch.sgn(spectra)[:, None]
+        waveforms = centred_signal(phased, self.window, config.hop_samples, mix.shape[-1])
+        if criterion.domain == "both":
+            parts: dict[str, Tensor] = criterion.of_both(waveforms, stems, estimates, truth, mix)  # type: ignore[operator]
+            return parts
+        return {"loss": criterion(waveforms, stems, mix)}
+
     def estimate(self, magnitudes: Tensor) -> Tensor:
         """The targets' magnitudes: ``[B, C, frames, bins]`` of the mixture -> ``[B, S, C, frames, bins]``."""
         return torch.stack([network(magnitudes) for network in self.networks.values()], 1)
 
     def filtered(self, magnitudes: Tensor, mix: Tensor) -> Tensor:
         """Complex stems of one song: ``[S, C, frames, bins]``, ``[C, frames, bins]`` -> ``[S', C, frames, bins]``."""
+        window = self.config.wiener_window_frames or mix.shape[1]
+        windows = zip(torch.split(magnitudes, window, 2), torch.split(mix, window, 1), strict=True)
+        return torch.cat([wiener(m, x, **self.filter_settings()) for m, x in windows], 2)
+
+    def filter_settings(self) -> dict[str, Any]:
+        """Arguments of the Wiener filter."""
         config = self.config
-        rule = WienerRule[config.wiener_rule.upper()]
-        window = config.wiener_window_frames or mix.shape[1]
-        parts = [
-            wiener(
-                m,
-                x,
-                iterations=config.wiener_iterations,
-                use_softmask=config.wiener_softmask,
-                residual=config.residual is not None,
-                rule=rule,
-                eps=config.wiener_epsilon,
-            )
-            for m, x in zip(torch.split(magnitudes, window, 2), torch.split(mix, window, 1), strict=True)
-        ]
-        return torch.cat(parts, 2)
+        return {
+            "iterations": config.wiener_iterations,
+            "use_softmask": config.wiener_softmask,
+            "residual": config.residual is not None,
+            "rule": WienerRule[config.wiener_rule.upper()],
+            "eps": config.wiener_epsilon,
+        }
+
+    def _two_pass(self, context_samples: int, estimates: int) -> TwoPass:
+        """For subclasses whose filter takes its statistics from the whole song: what ``spec.two_pass`` says.
+
+        Args:
+            context_samples: how far the networks see.
+            estimates: magnitudes that `estimate` makes.
+        """
+        config = self.config
+        values = (2 + estimates) * config.channels * config.bins  # a complex spectrum is two
+        return TwoPass(config.hop_samples, values, context_samples)
+
+    def analyse(self, mix: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+        """A frame is the mixture's spectrum, then the estimates."""
+        spectra = centred_spectrum(mix, self.window, self.config.hop_samples, self.config.padding)
+        magnitudes = self.estimate(spectra.abs())
+        for first in range(start, stop, _FRAMES_AT_A_TIME):
+            part = slice(first, min(first + _FRAMES_AT_A_TIME, stop))
+            mixture = torch.view_as_real(spectra[:, :, part]).transpose(1, 2)
+            estimates = magnitudes[:, :, :, part].permute(0, 3, 1, 2, 4)
+            yield torch.cat([mixture.flatten(2), estimates.flatten(2)], -1)
+
+    def synthesise(self, read: Callable[[], Iterable[Tensor]], samples: int) -> Iterator[Tensor]:
+        """The filter and the inverse transform, as in `forward`, block by block."""
+        channels, bins = self.config.channels, self.config.bins
+
+        def spectra() -> Iterator[tuple[Tensor, Tensor]]:
+            for frames in read():
+                mixture, magnitudes = frames.tensor_split([2 * channels * bins], -1)
+                mixture = mixture.reshape(-1, channels, bins, 2).transpose(0, 1).contiguous()
+                magnitudes = magnitudes.reshape(len(frames), -1, channels, bins).permute(1, 2, 0, 3)
+                yield magnitudes, torch.view_as_complex(mixture)
+
+        filtered = wiener_in_blocks(spectra, **self.filter_settings())
+        yield from _centred_signal_in_blocks(filtered, self.window, self.config.hop_samples, samples)
 
     def narrowed(self, stems: tuple[str, ...]) -> SeparationModel:
         """The same system with the networks of `stems` only, where these need no others."""
@@ -153,3 +248,30 @@ class MagnitudeSeparator(SeparationModel):
         view.networks = nn.ModuleDict({target: self.networks[target] for target in targets})
         view.spec = ModelSpec(**{**self.spec.__dict__, "stems": targets})
         return view
+
+
+def _centred_signal_in_blocks(
+    blocks: Iterable[Tensor], window: Tensor, hop_samples: int, samples: int
+) -> Iterator[Tensor]:
+    """As `centred_signal`, of spectra ``[..., frames, bins]`` that come a few frames at a time."""
+    ones = torch.fft.rfft(window)
+    tail: Tensor | None = None  # the last frames' signal and weight, to which the next ones add
+    position = -(len(window) // 2)
+
+    def inside(both: Tensor, start: int) -> Tensor:
+        part = both[:, max(0, -start) : max(0, samples - start)]
+        return part[:-1] / part[-1].clamp_min(1e-11)
+
+    for spectra in blocks:
+        count = spectra.shape[-2]
+        summed = overlap_frames(spectra, window, hop_samples)
+        weight = overlap_frames(ones.expand(count, -1), window, hop_samples)
+        both = torch.cat([summed.flatten(0, -2), weight[None]])
+        if tail is not None:
+            both[:, : tail.shape[-1]] += tail
+        done, tail = both.tensor_split([count * hop_samples], -1)
+        yield inside(done, position).reshape(*spectra.shape[:-2], -1)
+        position += count * hop_samples
+    if tail is not None:
+        missing = max(0, samples - position - tail.shape[-1])
+        yield F.pad(inside(tail, position), (0, missing)).reshape(*spectra.shape[:-2], -1)

@@ -18,7 +18,8 @@ leave of the mixture.
 Settings: by default the filter's statistics are taken over windows of 128 frames on the track's grid, so an output
 sample depends on the input within ``patch + window`` frames, and a song in segments gives what one pass over it
 gives. The segments are so long that reading their surroundings twice costs about a third. The official setting takes
-the statistics over all frames that it is given, and has Sony's `halved_tail` and `sounding_silence`.
+the statistics over all of the song, for which the engine goes through it twice (`spec.two_pass`), and has Sony's
+`halved_tail` and `sounding_silence`.
 
 Deviations: outputs have the input's length (the originals end up to 1023 samples early, at the last frame's centre);
 where the mixture's spectrum is exactly zero, unfiltered estimates are zero too. The iSeparate checkpoint's ``-mean``
@@ -49,7 +50,7 @@ from iseparate.models._magnitude import MagnitudeConfig, MagnitudeSeparator
 from iseparate.models._registry import register
 from iseparate.nn.dense import Affine, D2Block, Dilation, FoldedD2, FoldedMD3, MD3Net, NormConv, convolve, room
 from iseparate.nn.stft import centred_spectrum, overlap_frames
-from iseparate.nn.wiener import WienerRule, wiener
+from iseparate.nn.wiener import wiener
 from iseparate.types import Checkpoint, CheckpointFile, TrackStatistics
 
 
@@ -174,6 +175,11 @@ class TargetNetwork(nn.Module):
         gate, filtered = self._plain(x) if self._must_be_plain() else self._fold()(x)
         y = torch.relu(gate.sigmoid() * filtered * self.gain + self.bias)
         return torch.cat([y, magnitudes[..., used:]], -1)
+
+    def scale_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """As the originals do before training; see `iseparate.models._magnitude.ScalesItsInput`."""
+        self.offset.copy_(mean[: len(self.offset)])
+        self.scale.copy_(deviation[: len(self.scale)])
 
     def _plain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         edges = self.sizes.edges
@@ -360,6 +366,15 @@ PUBLISHED = {
     **{f"d3net-{target}": Config.of_target(target) for target in FOUR},
     "d3net-vocals-without-dilation": Config.of_target("vocals", dilation="none"),
     "d3net-vocals-standard-dilation": Config.of_target("vocals", dilation="standard"),
+    "d3net-iseparate": Config(
+        targets=("vocals",),
+        networks=(replace(_sizes("vocals"), normalised_bins=1600, match="rectified"),),
+        patch_frames=(_PATCH_FRAMES["vocals"],),
+        flip_average=False,
+        wiener_rule="norbert",
+        residual="accompaniment",
+        residual_of=("vocals",),
+    ),
 }
 
 
@@ -600,7 +615,14 @@ def _sizes_of(state: Mapping[str, Tensor], edges: tuple[int, ...], match: str, n
         raise CheckpointError(f"{name}: the network's tensors are not those of a D3Net ({error})") from None
 
 
-@register("d3net", config=Config, importers=(SonyHdf5(), Iseparate()), published=PUBLISHED)
+@register(
+    "d3net",
+    config=Config,
+    paper="Takahashi, Mitsufuji, 2020, https://arxiv.org/abs/2010.01733",
+    domain="spectrogram",
+    importers=(SonyHdf5(), Iseparate()),
+    published=PUBLISHED,
+)
 class D3Net(MagnitudeSeparator):
     """The published systems: networks on overlapping patches, joined by a Wiener filter."""
 
@@ -618,8 +640,12 @@ class D3Net(MagnitudeSeparator):
         self._patches = dict(
             zip(config.targets, zip(config.patch_frames, config.shift_frames, strict=True), strict=True)
         )
-        window = config.wiener_window_frames or 0 if config.wiener_iterations else 1
-        grid = math.lcm(*config.shift_frames, window or 1)
+        over_all = config.wiener_iterations > 0 and not config.wiener_window_frames
+        window = config.wiener_window_frames or 1 if config.wiener_iterations else 1
+        # Whether the tail is halved goes by the song's number of frames, counted in patches: a segment that starts
+        # with a patch has the same answer.
+        tiles = config.patch_frames if config.halved_tail else config.shift_frames
+        grid = math.lcm(*tiles, window)
         # A sample is in frames, these in patches and windows, which reach to either side, and so back to samples.
         reach = max(config.patch_frames) + window - 2
         context = reach * config.hop_samples + config.frame_samples
@@ -628,7 +654,8 @@ class D3Net(MagnitudeSeparator):
         self.spec = replace(
             self.spec,
             start_grid_samples=grid_samples,
-            context_samples=context if window else None,
+            context_samples=None if over_all else context,
+            two_pass=self._two_pass(context, len(config.stems)) if over_all else None,
             silence_to_silence=not config.sounding_silence,
             default_segment_seconds=round(3 * twice / grid_samples) * grid_samples / config.sample_rate,
         )
@@ -665,6 +692,16 @@ class D3Net(MagnitudeSeparator):
             estimates.append((magnitudes - removed).clamp_min(0))
         return torch.stack(estimates, 1)
 
+    def estimate_in_training(self, magnitudes: Tensor) -> Tensor:
+        """An excerpt is one patch: neither overlap nor both orders of the channels (*code*).
+
+        It is continued with silence to whole halvings. The original cuts 6 s to 256 frames; so do 262143 samples.
+        """
+        frames = magnitudes.shape[2]
+        step = math.lcm(*(2**sizes.halvings for sizes in self.config.networks))
+        padded = F.pad(magnitudes, (0, 0, 0, -frames % step))
+        return torch.stack([network(padded)[:, :, :frames] for network in self.networks.values()], 1)
+
     def _in_patches(self, target: str, magnitudes: Tensor) -> Tensor:
         """The average over the patches, the first of which starts so early that all frames are in equally many."""
         network, (size, shift) = self.networks[target], self._patches[target]
@@ -689,12 +726,8 @@ class D3Net(MagnitudeSeparator):
         config = self.config
         if not (config.wiener_iterations or config.wiener_softmask or config.sounding_silence):
             return magnitudes * torch.sgn(mix)
-        rule = WienerRule[config.wiener_rule.upper()]
-        return wiener(
-            magnitudes,
-            mix,
-            iterations=config.wiener_iterations,
-            use_softmask=config.wiener_softmask,
-            rule=rule,
-            eps=config.wiener_epsilon,
-        )
+        return wiener(magnitudes, mix, **self.filter_settings())
+
+    def filter_settings(self) -> dict[str, Any]:
+        # The residual is an estimate like the others here.
+        return super().filter_settings() | {"residual": False}

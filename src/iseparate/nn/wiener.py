@@ -11,18 +11,25 @@ The arithmetic between spectra is in double precision whatever their type: where
 most music and in all mono, the determinant of the mixture's covariance cancels and single precision leaves no digit of
 it. Done a few frames at a time, in the cache, that costs little. Statistics are taken over the frames given and no
 others: whoever cuts a song into windows gets results that depend on their own window only.
+
+Spectra come in blocks of frames that can be read again. What is in memory is one block; a song too long for that is
+read once for each step's statistics and once for the result, its earlier steps being computed anew each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+
+Read = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Blocks of a song's frames in order, from the start at every call: magnitudes and mixture as `wiener` takes them."""
 
 _BLOCK_POINTS = 8192
 """Time-frequency points computed at a time; a plane of them is 128 KiB."""
@@ -117,14 +124,30 @@ def residual_magnitude(magnitudes: Tensor, mix: Tensor, alpha: float = 1.0, auto
         ``[S + 1, C, frames, bins]``, the residual last.
 
     """
-    eps = torch.finfo(magnitudes.dtype).eps
-    mixture = mix.abs().pow(alpha).clamp(min=eps)
-    total = magnitudes.sum(0)
-    residual = (mixture - total).clamp(min=0)
-    if autoscale:
-        gain = (mixture * total).sum(1, keepdim=True) / (eps + total.square().sum(1, keepdim=True))
-        magnitudes = magnitudes * gain
-    return torch.cat([magnitudes.expand(-1, len(mix), -1, -1), residual[None]])
+    gain = _residual_gain([(magnitudes, mix)], alpha) if autoscale else 1.0
+    return _with_residual(magnitudes, mix, gain, alpha)
+
+
+def _mixture_magnitude(magnitudes: Tensor, mix: Tensor, alpha: float) -> Tensor:
+    return mix.abs().pow(alpha).clamp(min=torch.finfo(magnitudes.dtype).eps)
+
+
+def _residual_gain(blocks: Iterable[tuple[Tensor, Tensor]], alpha: float = 1.0) -> Tensor:
+    """What makes each frequency's magnitudes fit the mixture's over all frames, ``[C, 1, bins]``."""
+    common: Tensor | float = 0.0
+    own: Tensor | float = 0.0
+    for magnitudes, mix in blocks:
+        total = magnitudes.sum(0)
+        product = _mixture_magnitude(magnitudes, mix, alpha) * total
+        common = common + product.sum(1, keepdim=True, dtype=torch.float64)
+        own = own + total.square().sum(1, keepdim=True, dtype=torch.float64)
+    gain = torch.as_tensor(common / (torch.finfo(magnitudes.dtype).eps + own))
+    return gain.to(magnitudes.dtype)
+
+
+def _with_residual(magnitudes: Tensor, mix: Tensor, gain: Tensor | float, alpha: float = 1.0) -> Tensor:
+    residual = (_mixture_magnitude(magnitudes, mix, alpha) - magnitudes.sum(0)).clamp(min=0)
+    return torch.cat([(magnitudes * gain).expand(-1, len(mix), -1, -1), residual[None]])
 
 
 def local_gaussian_model(sources: Tensor, floor: Tensor | float, power_floor: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -139,16 +162,76 @@ def local_gaussian_model(sources: Tensor, floor: Tensor | float, power_floor: fl
         Powers, real double ``[S, frames, bins]``, and Hermitian covariances, complex double ``[S, C, C, bins]``.
 
     """
-    powers = []
-    outer: Tensor | float = 0.0
-    for block in _blocks(sources):
-        wide = block.to(torch.complex128)
-        powers.append((wide.real.square() + wide.imag.square()).mean(1))
-        outer = outer + _outer(wide)
-    power = torch.cat(powers, 1)
-    if power_floor:
-        power = power + power_floor * power.amax((1, 2), keepdim=True)
-    return power, outer / (floor + power.sum(1))[:, None, None]
+    block = _Block(sources, sources[0])
+    model = _Model.of([block], floor, power_floor)
+    return block.power + model.least_power, model.covariance
+
+
+class _Block:
+    """A stretch of a song: sources ``[S, C, frames, bins]`` and mixture ``[C, frames, bins]``."""
+
+    def __init__(self, sources: Tensor, mix: Tensor):
+        self.sources, self.mix = sources, mix
+        self._power: Tensor | None = None
+
+    @property
+    def power(self) -> Tensor:
+        """Of each source, the mean over its channels, double ``[S, frames, bins]``."""
+        if self._power is None:
+            self._power = torch.cat([_power(piece.to(torch.complex128)) for piece in _pieces(self.sources)], 1)
+        return self._power
+
+    def outer(self) -> Tensor:
+        """Sum over the frames of the outer products of the channels, ``[S, C, C, bins]``; finds the power as well."""
+        powers = []
+        total: Tensor | float = 0.0
+        for piece in _pieces(self.sources):
+            wide = piece.to(torch.complex128)
+            powers.append(_power(wide))
+            total = total + _outer(wide)
+        self._power = torch.cat(powers, 1)
+        return torch.as_tensor(total)
+
+
+_ReadBlocks = Callable[[], Iterable[_Block]]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The local Gaussian model of a song, but for the powers, which are the blocks' own."""
+
+    covariance: Tensor
+    """``[S, C, C, bins]``."""
+    least_power: Tensor | float
+    """Is added to all powers, ``[S, 1, 1]``."""
+
+    @classmethod
+    def of(cls, blocks: Iterable[_Block], floor: Tensor | float, power_floor: float) -> _Model:
+        """Read the whole song once."""
+        frames = 0
+        outer: Tensor | float = 0.0
+        total: Tensor | float = 0.0
+        highest: Tensor | float = 0.0
+        for block in blocks:
+            outer = outer + block.outer()
+            frames += block.power.shape[1]
+            total = total + block.power.sum(1)
+            if power_floor:
+                loudest = block.power.amax((1, 2), keepdim=True)
+                highest = loudest if isinstance(highest, float) else torch.maximum(highest, loudest)
+        least = power_floor * highest
+        total = total + (frames * least.squeeze(1) if isinstance(least, Tensor) else 0.0)
+        assert isinstance(total, Tensor)
+        return cls(outer / (floor + total)[:, None, None], least)
+
+    def refined(self, block: _Block, inverse: _Inverse) -> _Block:
+        """The block's likeliest sources under this model."""
+        parts = zip(_pieces(block.power + self.least_power), _pieces(block.mix), strict=True)
+        return _Block(torch.cat([_posterior(p, self.covariance, x, inverse) for p, x in parts], 2), block.mix)
+
+
+def _power(block: Tensor) -> Tensor:
+    return (block.real.square() + block.imag.square()).mean(1)
 
 
 def _outer(block: Tensor) -> Tensor:
@@ -181,16 +264,43 @@ def expectation_maximisation(
         complex ``[S, C, frames, bins]``, of the type of `mix`.
 
     """
+    eps = _eps(rule.value, mix, eps)
+    (refined,) = _refined_blocks(_kept(lambda: [_Block(sources, mix)]), iterations, rule, eps, scale, _kept)()
+    return refined.sources
+
+
+def _kept(read: _ReadBlocks) -> _ReadBlocks:
+    """The same blocks, held in memory with whatever is known of them."""
+    blocks = list(read())
+    return lambda: blocks
+
+
+def _lazy(read: _ReadBlocks) -> _ReadBlocks:
+    """The same blocks, made anew at every reading."""
+    return read
+
+
+def _refined_blocks(
+    read: _ReadBlocks,
+    iterations: int,
+    rule: WienerRule,
+    eps: float,
+    scale: Tensor | float,
+    remember: Callable[[_ReadBlocks], _ReadBlocks],
+) -> _ReadBlocks:
+    """The steps of EM, each a reading of the one before."""
     definition = rule.value
-    eps = _eps(definition, mix, eps)
     # Scaling the regularisation, which is of the dimension of a power, spares scaling the spectra there and back.
     floor, diagonal = eps * scale**2, eps**0.5 * scale**2 if definition.regularised else 0.0
     inverse = _Inverse(diagonal, eps, definition.least_determinant)
     for _ in range(iterations):
-        power, covariance = local_gaussian_model(sources, floor, definition.power_floor)
-        parts = zip(_blocks(power), _blocks(mix), strict=True)
-        sources = torch.cat([_posterior(p, covariance, x, inverse) for p, x in parts], 2)
-    return sources
+        model = _Model.of(read(), floor, definition.power_floor)
+        read = remember(partial(_step, read, model, inverse))
+    return read
+
+
+def _step(read: _ReadBlocks, model: _Model, inverse: _Inverse) -> Iterator[_Block]:
+    return (model.refined(block, inverse) for block in read())
 
 
 def _eps(definition: Definition, mix: Tensor, given: float | None) -> float:
@@ -199,7 +309,7 @@ def _eps(definition: Definition, mix: Tensor, given: float | None) -> float:
     return torch.finfo(mix.dtype).eps if definition.eps is None else definition.eps
 
 
-def _blocks(tensor: Tensor) -> Iterator[Tensor]:
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     """Cut ``[..., frames, bins]`` into runs of a few frames."""
     yield from torch.split(tensor, max(1, _BLOCK_POINTS // tensor.shape[-1]), -2)
 
@@ -294,20 +404,75 @@ def wiener(
         UsageError: shapes or the number of iterations make no sense.
 
     """
-    _require_fit(magnitudes, mix, iterations)
+    blocks = [(magnitudes, mix)]
+    (filtered,) = _filtered(lambda: blocks, iterations, use_softmask, residual, rule, eps, in_memory=True)
+    return filtered
+
+
+def wiener_in_blocks(
+    read: Read,
+    iterations: int = 1,
+    use_softmask: bool = True,
+    residual: bool = False,
+    rule: WienerRule = WienerRule.NORBERT,
+    eps: float | None = None,
+) -> Iterator[Tensor]:
+    """As `wiener`, of a song that need not fit into memory: the statistics are those of all blocks together.
+
+    Args:
+        read: what `wiener` takes, cut along the frames. It is called ``iterations + 1`` times; once more where the
+            rule scales loud spectra down, and where it fits the magnitudes for a residual; and once for a first look.
+        iterations, use_softmask, residual, rule, eps: as `wiener`.
+
+    Yields:
+        complex ``[S, C, frames, bins]`` for each block, as it comes.
+
+    Raises:
+        UsageError: there is no block, or shapes or the number of iterations make no sense.
+
+    """
+    return _filtered(read, iterations, use_softmask, residual, rule, eps, in_memory=False)
+
+
+def _filtered(
+    read: Read,
+    iterations: int,
+    use_softmask: bool,
+    residual: bool,
+    rule: WienerRule,
+    eps: float | None,
+    in_memory: bool,
+) -> Iterator[Tensor]:
     definition = rule.value
-    if residual and definition.subtracts_magnitudes:
-        magnitudes = residual_magnitude(magnitudes, mix)
-    eps = _eps(definition, mix, eps)
+    first = next(iter(read()), None)
+    if first is None:
+        raise UsageError("there is nothing to filter; give one block of frames or more")
+    _require_fit(*first, iterations)
+    eps = _eps(definition, first[1], eps)
     if definition.silence and not use_softmask:
-        mix = torch.where(mix == 0, definition.silence, mix)
-    sources = softmask(magnitudes, mix, eps) if use_softmask else with_phase_of(mix, magnitudes)
-    if residual and not definition.subtracts_magnitudes:
-        sources = torch.cat([sources, (mix - sources.sum(0))[None]])
-    if iterations == 0:
-        return sources
-    scale = 1.0 if definition.loudest is None else (mix.abs().max() / definition.loudest).clamp(min=1)
-    return expectation_maximisation(sources, mix, iterations, rule, eps, scale)
+        read = partial(_sounding, read, definition.silence)
+    gain = _residual_gain(read()) if residual and definition.subtracts_magnitudes else None
+    scale: Tensor | float = 1.0
+    if iterations and definition.loudest is not None:
+        loudest = torch.stack([mix.abs().amax() for _, mix in read()]).amax()
+        scale = (loudest / definition.loudest).clamp(min=1)
+
+    def guesses() -> Iterator[_Block]:
+        for magnitudes, mix in read():
+            _require_fit(magnitudes, mix, iterations)
+            known = magnitudes if gain is None else _with_residual(magnitudes, mix, gain)
+            sources = softmask(known, mix, eps) if use_softmask else with_phase_of(mix, known)
+            if residual and not definition.subtracts_magnitudes:
+                sources = torch.cat([sources, (mix - sources.sum(0))[None]])
+            yield _Block(sources, mix)
+
+    remember = _kept if in_memory else _lazy
+    for block in _refined_blocks(remember(guesses), iterations, rule, eps, scale, remember)():
+        yield block.sources
+
+
+def _sounding(read: Read, silence: float) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((magnitudes, torch.where(mix == 0, silence, mix)) for magnitudes, mix in read())
 
 
 def _require_fit(magnitudes: Tensor, mix: Tensor, iterations: int) -> None:
