@@ -24,7 +24,8 @@ import report
 from iseparate.engine.backend import choose_backend
 from iseparate.engine.memory import reuse_large_blocks
 from iseparate.models._base import SeparationModel
-from iseparate.weights.load import build_model, published_systems
+from iseparate.weights.load import build_model
+from iseparate.weights.systems import published_systems
 
 PASSES = 3
 ENOUGH_SECONDS = 5.0  # of passes: long ones need no repetition

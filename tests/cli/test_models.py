@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from rich.console import Console
 from stage import left_behind, write_wav
+
+from iseparate.cli import console
+from iseparate.weights.card import load_cards
+from iseparate.weights.parity import measured_parity
 
 CHECKPOINT = Path(__file__).parents[1] / "parity/goldens/spleeter-4stems-tiny/checkpoint"
 CARD = """
@@ -65,6 +70,36 @@ def test_the_list_has_a_line_for_each_model(iseparate, toy):
     assert names == sorted(names)
 
 
+def test_the_list_keeps_claims_and_measurements_apart(iseparate, toy):
+    toy.write_text(toy.read_text().replace('title = "A toy"', 'title = "A toy"\nsystems = ["spleeter-4stems"]'))
+    outcome = iseparate("models", "list")
+    lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
+    header = next(line for line in outcome.out.splitlines() if line.startswith("model "))
+    measured, claimed = header.index("parity, measured"), header.index("stems, SDR claimed")
+    worst = measured_parity().worst(["spleeter-4stems"])
+    assert lines["toy"][measured:].startswith(f"{worst.error:.1e}")
+    assert lines["toy"][claimed:].startswith("vocals, drums, bass, other")
+    assert "spectrogram, 39.3 M, Hennequin et al. 2020" in lines["toy"]
+    assert lines["d3net-official"][claimed:].startswith("vocals 7.14, drums 6.85, bass 5.32, other 4.82 ")
+    assert lines["d3net"][claimed:].startswith("vocals, drums, bass, other ")
+    # Systems that nobody published weights of, with what their papers claim.
+    assert lines["uhl2"].split()[:4] == ["uhl2", "†", "vocals", "5.93?,"]
+    assert "Liu et al. 2019" in lines["gru-dilation-1"]
+    assert "not yet checked at its source" in lines["?"]
+
+
+def test_the_list_on_a_terminal(iseparate, monkeypatch):
+    """No id is broken, and a model's official variant shares its row."""
+    narrow = Console(width=80, force_terminal=True, color_system=None, highlight=False)
+    monkeypatch.setattr(console, "out", narrow)
+    lines = iseparate("models", "list").out.partition("\nSystems")[0].splitlines()
+    assert max(map(len, lines)) == 80
+    first = [line.split()[0] for line in lines if line and not line.startswith(" ")]
+    models = [card.id for card in load_cards().values() if not card.variant_of]
+    assert first[1 : 1 + len(models)] == sorted(models)
+    assert sum(line.startswith("  -official ") for line in lines) == len(models)
+
+
 def test_the_list_for_machines(iseparate, toy):
     rows = {row["id"]: row for row in iseparate("models", "list", "--json").json}
     assert rows["toy"]["cached"] is False
@@ -74,6 +109,10 @@ def test_the_list_for_machines(iseparate, toy):
     assert rows["toy-official"]["cached"] is True
     assert rows["spleeter-2stems"]["cached"] is False
     assert rows["toy"]["weights_licence"] == "CC BY-NC 4.0"
+    assert (rows["toy"]["system"], rows["toy"]["measured_parity"]) == (None, None)
+    assert rows["d3net"]["system"]["parameters"] == 11_227_920
+    assert rows["d3net"]["system"]["paper"].startswith("Takahashi, Mitsufuji, 2020, https://")
+    assert rows["d3net"]["measured_parity"]["golden"] == "sony-d3net-tiny"
 
 
 def test_all_that_is_known_of_a_model(iseparate, toy):
@@ -92,6 +131,14 @@ def test_all_that_is_known_of_a_model(iseparate, toy):
     cached = iseparate("models", "info", "toy", "--json").json["cached"]
     assert len(cached["sha256"]) == 64
     assert cached["sha256"] in iseparate("models", "info", "toy").out
+
+
+def test_all_scores_of_a_data_set_are_told(iseparate):
+    told = iseparate("models", "info", "d3net-official").out
+    assert "vocals 7.14" in told
+    assert "vocals 7.24" in told
+    assert "11,227,920 parameters" in told
+    assert "tolerance 1e-05; golden sony-d3net-tiny" in told
 
 
 def test_pulled_weights_are_used_offline_and_removed(iseparate, toy, here, monkeypatch):

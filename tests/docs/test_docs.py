@@ -19,10 +19,12 @@ import typer
 from iseparate.cli import app
 from iseparate.engine.manifest import Manifest, StoredStem
 from iseparate.weights.card import load_cards, parse_card
+from iseparate.weights.parity import measured_parity
+from iseparate.weights.systems import published_systems
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-GENERATED = {DOCS / "zoo.md", DOCS / "reference" / "cli.md"}
+GENERATED = {DOCS / "zoo.md", DOCS / "tables.md", DOCS / "reference" / "cli.md"}
 WRITTEN = sorted({*DOCS.rglob("*.md")} - GENERATED)
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
@@ -163,12 +165,65 @@ def test_card_reference_names_every_field() -> None:
 def test_zoo_has_every_model_and_both_kinds_of_scores() -> None:
     page = load("make_zoo").page()
     cards = load_cards()
-    assert re.findall(r"^## .*\{: #(.+) \}$", page, re.MULTILINE) == [*sorted(cards), "systems"]
+    assert re.findall(r"^## .*\{: #(.+) \}$", page, re.MULTILINE) == ["systems", "models", *sorted(cards)]
     for card in cards.values():
         section = page.partition(f"{{: #{card.id} }}")[2].partition("\n## ")[0]
         assert card.training_data in section
-        assert section.count("**Published:**") == len(card.published_scores)
+        assert section.count("**Claimed:**") == len(card.published_scores)
         assert all(file.source in section for file in card.files)
+
+
+def test_zoo_has_a_row_for_every_system() -> None:
+    page = load("make_zoo").page()
+    rows = {cells[1].split("`")[1]: cells for cells in table_rows(page, "systems")}
+    record = measured_parity()
+    assert set(rows) == {system.name for system in published_systems()}
+    for system in published_systems():
+        _, name, paper, domain, parameters, weights, parity, _, _, licence, _ = rows[system.name]
+        assert ("reconstruction" in name) == system.reconstruction
+        assert system.paper.rpartition(", ")[2] in paper
+        assert (domain.strip(), parameters.strip()) == (system.domain, f"{system.parameters:,}")
+        worst = record.worst([system.name])
+        assert (f"{worst.error:.1e}" in parity) if worst else not parity.strip()
+        models = [card for card in load_cards().values() if system.name in card.systems and not card.variant_of]
+        assert all(f"#{card.id})" in weights and card.weights_licence in licence for card in models)
+        assert bool(models) != ("none published" in weights)
+    assert "7.14 / 6.85 / 5.32 / 4.82" in rows["d3net"][8]
+    assert not rows["d3net-vocals"][8].strip()  # the joint filter's score is not the lone network's
+    assert "unverified" in rows["uhl2"][8]
+
+
+def table_rows(page: str, anchor: str) -> Iterator[list[str]]:
+    """Cells of the first table below a heading, its head left out."""
+    lines = page.partition(f"{{: #{anchor} }}")[2].lstrip("\n").partition("\n\n")[0].splitlines()
+    assert lines[1].startswith("| --- |")
+    yield from (re.split(r"(?<!\\)\|", line) for line in lines[2:])
+
+
+def test_zoo_shows_what_the_bench_of_segments_wrote() -> None:
+    zoo = load("make_zoo")
+    row = {"system": "umx, umxhq", "weights": "random", "deviation dB": "-61"}
+    chunking = {"title": "Segments", "date": "today", "commit": "abc", "processor": "a", "cores": "2", "rows": [row]}
+    rows = {cells[1].split("`")[1]: cells for cells in table_rows("\n".join(zoo._systems(chunking)), "systems")}
+    assert rows["umxhq"][7].strip() == "-61<br>*random weights*"
+    assert not rows["umxl"][7].strip()
+    facts = list(zoo._section(load_cards()["umx"], None, chunking))
+    assert "| one pass, measured | -61<br>*random weights* |" in facts
+
+
+def test_parity_is_recorded_for_what_goldens_prove() -> None:
+    """Whatever the record says of a system was measured on a golden that says it stands for it."""
+    names = {system.name for system in published_systems()}
+    comparisons = measured_parity().comparisons
+    proves = tomllib.loads((ROOT / "tests" / "parity" / "proves.toml").read_text(encoding="utf-8"))
+    for comparison in comparisons:
+        assert list(comparison.proves) == proves[comparison.golden]
+        assert set(comparison.proves) <= names
+        assert comparison.error <= comparison.tolerance
+    assert {comparison.golden for comparison in comparisons} == set(proves)
+    table = (DOCS / "measured" / "parity.md").read_text(encoding="utf-8")
+    shown = [f"| `{c.golden}` | {c.variant} | {c.error:.1e} | {c.tolerance:.0e} |" for c in comparisons]
+    assert [line for line in table.splitlines() if line.startswith("| `")] == shown
 
 
 def test_zoo_marks_weights_that_forbid_commercial_use() -> None:

@@ -44,6 +44,17 @@ def test_dilation_1_is_a_plain_gru():
     assert torch.allclose(ours(x), plain(x)[0], atol=1e-6)
 
 
+@torch.inference_mode()
+def test_the_recurrence_keeps_its_precision_under_autocast():
+    layer, x = DilatedGru(6, 2), noise(2, 17, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+        rounded = layer(x.bfloat16())
+    assert found.dtype == rounded.dtype == torch.float32
+    assert torch.equal(found, layer(x))
+    assert torch.allclose(rounded, found, atol=0.05)
+
+
 @pytest.mark.parametrize("dilation", [1, 2, 3, 5])
 @pytest.mark.parametrize("steps", [1, 4, 13])
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from unittest import mock
 
@@ -33,9 +34,10 @@ def files(*names):
 @pytest.fixture
 def table():
     """Two architectures whose importers overlap on .both."""
+    importers = {"alpha": (Picky("alpha old", ".a"), Picky("alpha", ".both")), "beta": (Picky("beta", ".both"),)}
     entries = {
-        "alpha": Architecture("alpha", SeparationModel, object, (Picky("alpha old", ".a"), Picky("alpha", ".both"))),
-        "beta": Architecture("beta", SeparationModel, object, (Picky("beta", ".both"),)),
+        name: Architecture(name, SeparationModel, object, those, "A paper, 2020, https://example.org", "waveform")
+        for name, those in importers.items()
     }
     with mock.patch.object(_registry, "architectures", return_value=entries):
         yield entries
@@ -60,9 +62,18 @@ def test_an_unknown_architecture_is_told_with_the_nearest(table):
 
 def test_one_name_is_given_once():
     with mock.patch.dict(_registry._TABLE, clear=True):
-        register("x", config=object)(SeparationModel)
+        told = {"config": object, "paper": "A paper, 2020, https://example.org", "domain": "waveform"}
+        register("x", **told)(SeparationModel)
         with pytest.raises(ValueError, match="two architectures are registered as 'x'"):
-            register("x", config=object)(SeparationModel)
+            register("x", **told)(SeparationModel)
+
+
+def test_every_published_system_has_a_paper_with_an_address():
+    for entry in architectures().values():
+        assert set(entry.papers) <= set(entry.published)
+        for system in entry.published:
+            assert re.fullmatch(r".+, (.+ )?\d{4}, https://\S+", entry.paper_of(system)), system
+    assert architecture("mmdenselstm").paper_of("mmdensenet") != architecture("mmdenselstm").paper
 
 
 def test_the_one_importer_that_recognises_is_found(table):

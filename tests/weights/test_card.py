@@ -6,6 +6,7 @@ import pytest
 
 from iseparate.errors import UnknownModelError, UsageError
 from iseparate.weights.card import find_card, load_cards, parse_card
+from iseparate.weights.systems import published_systems
 
 GOOD = """
 id = "toy"
@@ -98,6 +99,8 @@ def test_cards_cannot_be_changed():
         ("values = { vocals = 6.5", "values = { drums = 6.5", "'drums', which is not one of the stems"),
         ("values = { vocals = 6.5", "values = { vocals = nan", "values.vocals"),
         ('status = "format', 'status = "probably', "status: "),
+        ('arch = "toynet"', 'arch = "toynet"\nsystems = ["a", "a"]', "the system 'a' occurs twice"),
+        ('arch = "toynet"', 'arch = "toynet"\nsystems = ["A b"]', "systems[0]: "),
         ('title = "Toy"', 'titel = "Toy"', "title: field required"),
         ('summary = "As published."', 'sumary = "As published."', "official.sumary: "),
         ("channels = 2", "channels = ", "not valid TOML"),
@@ -143,6 +146,17 @@ def test_the_shipped_cards():
         5.93,
         6.71,
     ]
+
+
+def test_every_shipped_card_names_its_systems():
+    """Domain, paper, parameters and parity of a model are its system's."""
+    systems = {system.name: system for system in published_systems()}
+    for card in load_cards().values():
+        assert card.systems, card.id
+        assert {systems[name].arch for name in card.systems} == {card.arch}
+        assert set(systems[card.systems[0]].stems) == set(card.stems), card.id
+        assert systems[card.systems[0]].reconstruction == card.reconstruction
+    assert find_card("d3net-official").systems == find_card("d3net").systems
 
 
 def test_an_unknown_model_brings_the_nearest_names():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,9 @@ from iseparate.cli.options import complete_model, open_store
 from iseparate.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from iseparate.cli.catalogue import Claim
     from iseparate.weights.card import Card
+    from iseparate.weights.systems import PublishedSystem
 
 models = typer.Typer(no_args_is_help=True, help="The models: which there are, their licences, their weights.")
 
@@ -31,29 +33,47 @@ Out = Annotated[
 
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
-    """Every model: stems, licence, and whether its weights are here."""
-    from iseparate.weights.card import load_cards
+    """Every model: stems with published scores, network, parity measured, licence, and whether its weights are here."""
+    from iseparate.cli.catalogue import claims_of, entries, system_of
+    from iseparate.weights.card import OFFICIAL_SUFFIX, load_cards
 
     store = open_store()
     here = {entry.weights_id for entry in store.list()}
     cards = sorted(load_cards().values(), key=lambda card: card.id)
+    official = {card.variant_of: card for card in cards if card.variant_of}
     if as_json:
-        rows = [{**card.model_dump(mode="json"), "cached": card.weights_id in here} for card in cards]
+        rows = [{**_for_machines(card), "cached": card.weights_id in here} for card in cards]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", no_wrap=True)
-    table.add_column("stems")
-    table.add_column("weights", no_wrap=True)
-    table.add_column("licence")
+    table = _list_table("weights", "their licence")
+    stacked = console.out.is_terminal
     for card in cards:
-        licence = card.weights_licence + ("" if card.commercial_use else " (not commercial)")
+        if stacked and card.variant_of:
+            continue
+        variant = official.get(card.id) if stacked else None  # on a terminal it shares the model's row
         cached = "here" if card.weights_id in here else "to fetch"
         mark = "" if card.status == "real weights run here" else " *"
-        table.add_row(card.id, ", ".join(card.stems), cached + mark, licence)
+        licence = escape(card.weights_licence) + ("" if card.commercial_use else " (not commercial)")
+        name = f"{card.id}\n  {OFFICIAL_SUFFIX}" if variant else card.id
+        scored = _scored(card.stems, claims_of([card, variant] if variant else [card]))
+        table.add_row(name, scored, *_network_cells(system_of(card)), _stack(cached + mark, licence))
     console.print_table(table)
-    if any(card.status != "real weights run here" for card in cards):
-        console.print_prose("\n* format proven by golden: these very weights were never run by the project")
+    if without := [entry for entry in entries() if not entry.models]:
+        console.print_prose("\nSystems without published weights, which `iseparate.build_model` builds for training:\n")
+        table = _list_table()
+        for entry in without:
+            name = entry.system.name + (" †" if entry.system.reconstruction else "")
+            table.add_row(name, _scored(entry.system.stems, entry.claims), *_network_cells(entry.system))
+        console.print_table(table)
+    console.print_prose(
+        "\nSDR in dB, [bold]claimed[/bold]: as others printed it, of the official setting. "
+        "Parity, [bold]measured[/bold]: the largest difference from the original program's output on any golden of "
+        "the network, full scale being 1. `iseparate models info MODEL` names the sources.\n"
+        f"{OFFICIAL_SUFFIX}  the same weights, run as their publisher runs them: a model of its own\n"
+        "*  format proven by golden: these very weights were never run by the project\n"
+        "†  reconstruction: neither paper nor code gives all of its hyper-parameters\n"
+        "?  printed elsewhere, not yet checked at its source"
+    )
 
 
 @models.command()
@@ -61,7 +81,7 @@ def systems(as_json: Json = False) -> None:
     """The systems of the literature that iseparate.build_model builds, for training, with their sizes."""
     from dataclasses import asdict
 
-    from iseparate.weights.load import published_systems
+    from iseparate.weights.systems import published_systems
 
     found = sorted(published_systems(), key=lambda system: system.name)
     if as_json:
@@ -88,7 +108,7 @@ def info(model: Id, as_json: Json = False) -> None:
     entry = next((entry for entry in store.list() if entry.weights_id == card.weights_id), None)
     if as_json:
         cached = None if entry is None else {"path": str(entry.path), "sha256": entry.weights_sha256}
-        typer.echo(json.dumps({**card.model_dump(mode="json"), "cached": cached}, indent=2))
+        typer.echo(json.dumps({**_for_machines(card), "cached": cached}, indent=2))
         return
     console.print_prose(f"[bold]{escape(card.id)}[/bold]  {escape(card.title)}\n\n{escape(card.summary)}\n")
     if card.notes:
@@ -190,13 +210,75 @@ def _place(path: Path, write: Callable[[Path], object]) -> None:
             fresh.unlink()
 
 
+def _list_table(*last: str) -> Table:
+    """An empty table; `last`: the lines of one more column's heading."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for heading in (("stems", "SDR claimed"), ("network", "paper"), ("parity", "measured"), *([last] if last else [])):
+        table.add_column(_stack(*heading))
+    return table
+
+
+def _stack(*lines: str) -> str:
+    """Facts of one cell: below each other on a terminal, on one line where it goes to a file."""
+    return "\n".join(lines) if console.out.is_terminal else ", ".join(lines)
+
+
+def _scored(stems: Sequence[str], claims: Sequence[Claim]) -> str:
+    """Stems, with what the first of the claims says of them."""
+    if not claims:
+        return ", ".join(stems)
+    doubt = "" if claims[0].verified else "?"
+    values = {stem: f" {value:.2f}{doubt}" for stem, value in claims[0].values.items()}
+    return ", ".join(stem + values.get(stem, "") for stem in stems)
+
+
+def _network_cells(system: PublishedSystem | None) -> tuple[str, str]:
+    """Domain, size and paper; parity."""
+    from iseparate.cli.catalogue import short_paper
+    from iseparate.weights.parity import measured_parity
+
+    if system is None:
+        return "", ""
+    worst = measured_parity().worst([system.name])
+    size = f"{system.domain}, {system.parameters / 1e6:.1f} M"
+    return _stack(size, escape(short_paper(system.paper))), f"{worst.error:.1e}" if worst else ""
+
+
+def _for_machines(card: Card) -> dict[str, Any]:
+    """A card with what is known of its network."""
+    from dataclasses import asdict
+
+    from iseparate.cli.catalogue import system_of
+    from iseparate.weights.parity import measured_parity
+
+    system = system_of(card)
+    worst = measured_parity().worst([system.name]) if system else None
+    return {
+        **card.model_dump(mode="json"),
+        "system": asdict(system) if system else None,
+        "measured_parity": asdict(worst) if worst else None,
+    }
+
+
 def _facts(card: Card) -> dict[str, str]:
+    from iseparate.cli.catalogue import system_of
+    from iseparate.weights.parity import measured_parity
+
+    system = system_of(card)
+    worst = measured_parity().worst([system.name]) if system else None
     facts: dict[str, Any] = {
         "architecture": card.arch + (" (reconstruction)" if card.reconstruction else ""),
+        "network": f"{system.domain}, {system.parameters:,} parameters" if system else "",
+        "paper": system.paper if system else "",
         "stems": ", ".join(card.stems),
         "sample rate": f"{card.sample_rate_hz} Hz, {card.channels} channels",
         "settings": ", ".join(f"{name} = {value}" for name, value in card.settings.items()) or "as published",
         "status": card.status,
+        "parity, measured": f"{worst.error:.1e} of full scale at most (tolerance {worst.tolerance:.0e}; golden "
+        f"{worst.golden}, {worst.variant})"
+        if worst
+        else "",
         "licence of code": card.code_licence,
         "licence of weights": card.weights_licence + ("" if card.commercial_use else ": not for commercial use"),
         "training data": card.training_data,
@@ -205,5 +287,6 @@ def _facts(card: Card) -> dict[str, str]:
     }
     for score in card.published_scores:
         values = ", ".join(f"{stem} {value}" for stem, value in score.values.items())
-        facts[f"published, {score.dataset}"] = f"{values} ({score.metric}; {score.source})"
+        before = f"{facts[key]}\n" if (key := f"published, {score.dataset}") in facts else ""
+        facts[key] = f"{before}{values} ({score.metric}; {score.source})"
     return {name: str(value) for name, value in facts.items() if value}

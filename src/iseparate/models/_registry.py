@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from iseparate import models
 from iseparate.errors import CheckpointError, UnknownModelError
 from iseparate.models._base import SeparationModel
 from iseparate.types import Checkpoint
+
+Domain = Literal["spectrogram", "waveform", "hybrid"]
+"""What a network looks at."""
 
 
 class Importer(Protocol):
@@ -39,6 +42,11 @@ class Architecture:
     model: Callable[[Any], SeparationModel]
     config: type[Any]
     importers: tuple[Importer, ...]
+    paper: str
+    """Authors, venue or year, and last its address."""
+    domain: Domain
+    papers: Mapping[str, str] = field(default_factory=dict)
+    """The paper of each system in `published` that has one of its own."""
     published: Mapping[str, Any] = field(default_factory=dict)
     """The Configs of the literature, by name."""
     reconstruction: bool = False
@@ -50,6 +58,10 @@ class Architecture:
         module = sys.modules[self.model.__module__]
         return (module.__doc__ or self.name).strip().splitlines()[0]
 
+    def paper_of(self, system: str) -> str:
+        """Where one of the `published` systems is described."""
+        return self.papers.get(system, self.paper)
+
 
 Model = TypeVar("Model", bound=type[SeparationModel])
 
@@ -60,16 +72,21 @@ def register(
     name: str,
     *,
     config: type[Any],
+    paper: str,
+    domain: Domain,
     importers: tuple[Importer, ...] = (),
+    papers: Mapping[str, str] | None = None,
     published: Mapping[str, Any] | None = None,
     reconstruction: bool = False,
 ) -> Callable[[Model], Model]:
-    """Put the decorated network into the table under `name`."""
+    """Put the decorated network into the table under `name`; see `Architecture` for what is told of it."""
 
     def add(model: Model) -> Model:
         if name in _TABLE:
             raise ValueError(f"two architectures are registered as {name!r}")
-        _TABLE[name] = Architecture(name, model, config, importers, published or {}, reconstruction)
+        _TABLE[name] = Architecture(
+            name, model, config, importers, paper, domain, papers or {}, published or {}, reconstruction
+        )
         return model
 
     return add

@@ -388,6 +388,12 @@ class MMDenseNetwork(nn.Module):
         self.value = nn.Conv2d(config.growth, channels, 1)
         self.gate = nn.Conv2d(config.growth, channels, 1)
 
+    def scale_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """See `iseparate.models._magnitude.ScalesItsInput`; the reference code starts from 0 and 1 instead."""
+        bins = self.config.full.bins
+        self.bias_in.copy_(mean[:bins])
+        self.scale_in.copy_(deviation[:bins])
+
     def forward(self, magnitudes: Tensor) -> Tensor:
         bins = self.config.full.bins
         x = (magnitudes[..., :bins] - self.bias_in) / (self.scale_in.abs() + _EPSILON)
@@ -569,6 +575,9 @@ class Tky823:
 @register(
     "mmdenselstm",
     config=Config,
+    paper="Takahashi, Goswami, Mitsufuji, IWAENC 2018, https://arxiv.org/abs/1805.02410",
+    papers={"mmdensenet": "Takahashi, Mitsufuji, WASPAA 2017, https://arxiv.org/abs/1706.09588"},
+    domain="spectrogram",
     importers=(Tky823(),),
     reconstruction=True,
     published={

@@ -128,6 +128,11 @@ class TargetNetwork(nn.Module):
         inner = self.encode(songs)
         return self.decode(inner, self.lstm(inner)[0], songs).reshape(magnitudes.shape)
 
+    def scale_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """As the reference does before training; see `iseparate.models._magnitude.ScalesItsInput`."""
+        self.input_mean.copy_(-mean[: self.max_bin])
+        self.input_scale.copy_(1 / deviation[: self.max_bin])
+
     def encode(self, magnitudes: Tensor) -> Tensor:
         """``[B, C, frames, bins]`` -> ``[frames, B, hidden_size]``, in [-1, 1]: what the LSTM hears."""
         seen = magnitudes[..., : self.max_bin]
@@ -216,6 +221,9 @@ class NnablaCheckpoint:
 @register(
     "open_unmix",
     config=Config,
+    paper="Stöter, Uhlich, Liutkus, Mitsufuji, JOSS 2019, https://doi.org/10.21105/joss.01667",
+    papers={"umxse": "Uhlich, Mitsufuji, Zenodo 2020, https://doi.org/10.5281/zenodo.3786908"},
+    domain="spectrogram",
     importers=(TorchCheckpoint(), NnablaCheckpoint()),
     published={
         "umx": Config(),

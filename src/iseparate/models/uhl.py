@@ -163,6 +163,12 @@ class BlendedNetwork(nn.Module):
         self.input_scale = nn.Parameter(torch.ones(shape))
         self.output_scale = nn.Parameter(torch.ones(shape))
 
+    def scale_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """See `iseparate.models._magnitude.ScalesItsInput`; outputs start at the mixtures' scale (*inferred*)."""
+        self.input_mean.copy_(-mean)
+        self.input_scale.copy_(1 / deviation)
+        self.output_scale.copy_(deviation)
+
     def forward(self, magnitudes: Tensor) -> Tensor:
         blended = torch.zeros_like(magnitudes)
         for i, (network, weight) in enumerate(zip(self.networks, self.weights, strict=True)):
@@ -175,6 +181,8 @@ class BlendedNetwork(nn.Module):
 @register(
     "uhl",
     config=Config,
+    paper="Uhlich et al., ICASSP 2017, https://doi.org/10.1109/ICASSP.2017.7952158",
+    domain="spectrogram",
     reconstruction=True,
     published={
         "uhl1": Config(),

@@ -133,6 +133,9 @@ class AsteroidCheckpoint:
 @register(
     "x_umx",
     config=Config,
+    paper="Sawata, Uhlich, Takahashi, Mitsufuji, ICASSP 2021, https://arxiv.org/abs/2010.04228",
+    papers={"x-umxl": "Sawata et al., 2023, https://arxiv.org/abs/2305.07855"},
+    domain="spectrogram",
     importers=(NnablaCheckpoint(), AsteroidCheckpoint()),
     published={"x-umx": Config(), "x-umxl": Config(hidden_size=1024)},
 )

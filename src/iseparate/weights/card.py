@@ -134,6 +134,8 @@ class _CardFields(_Frozen):
     id: Identifier
     arch: Identifier
     """Name of the architecture in the registry of models."""
+    systems: tuple[Identifier, ...] = ()
+    """The published systems, as `iseparate models systems` names them, whose weights these are; the whole one first."""
     title: Text
     summary: Text
     notes: Text | None = None
@@ -163,6 +165,7 @@ class _CardFields(_Frozen):
     def _files_agree(self) -> Self:
         every = self.files + self.examples
         _refuse_repeats("file name", [file.name for file in every])
+        _refuse_repeats("system", list(self.systems))
         promised: dict[str, tuple[str | None, int | None]] = {}
         for file in every:
             container = file.parsed_source.container

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from iseparate.errors import CheckpointError, UsageError
 from iseparate.models._base import SeparationModel
-from iseparate.models._registry import Architecture, architecture, architectures, find_importer, published_config
+from iseparate.models._registry import (
+    Architecture,
+    architecture,
+    architectures,
+    find_importer,
+    published_config,
+)
 from iseparate.nn.fit import check_fit
 from iseparate.weights.card import Card, find_card, load_cards
 from iseparate.weights.read import read_checkpoint
@@ -54,20 +60,6 @@ class Weights:
     arch: str
     config: dict[str, Any]
     state: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class PublishedSystem:
-    """One system of the literature's tables, as `build_model` builds it."""
-
-    name: str
-    arch: str
-    summary: str
-    stems: tuple[str, ...]
-    parameters: int
-    """Trainable numbers of all its networks."""
-    reconstruction: bool
-    """True where a hyper-parameter had to be inferred."""
 
 
 def load_model(
@@ -115,15 +107,6 @@ def pull(card: Card, store: Store, progress: Progress | None = None, force: bool
     return store.pull(card, convert=convert, progress=progress, force=force)
 
 
-def published_systems() -> Iterator[PublishedSystem]:
-    """Every system of the literature that can be built, by name."""
-    for arch in architectures().values():
-        for name, config in arch.published.items():
-            model = _bare_model(arch, config)
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            yield PublishedSystem(name, arch.name, arch.summary, model.spec.stems, parameters, arch.reconstruction)
-
-
 def build_model(name: str) -> SeparationModel:
     """A network with a published system's hyper-parameters and fresh, random weights, in training mode.
 
@@ -158,7 +141,7 @@ def import_weights(paths: Sequence[Path], arch: str | None = None) -> Weights:
     files = read_checkpoint(paths)
     found, importer = find_importer(files, arch)
     config, state = importer.convert(files)
-    check_fit("the checkpoint", _bare_model(found, config).state_dict(), state, may_miss=_is_counter)
+    check_fit("the checkpoint", bare_model(found, config).state_dict(), state, may_miss=_is_counter)
     state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
     return Weights(found.name, dataclasses.asdict(config), state)
 
@@ -169,7 +152,7 @@ def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[
     config = make_config(arch, weights.config, CheckpointError)
     if settings:
         config = make_config(arch, {**dataclasses.asdict(config), **settings}, UsageError)
-    model = _bare_model(arch, config)
+    model = bare_model(arch, config)
     check_fit("the checkpoint", model.state_dict(), weights.state, may_miss=_is_counter)
     model.load_state_dict(weights.state, strict=False, assign=True)  # strict but for counters nobody reads
     return model.eval(), config
@@ -241,7 +224,8 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _bare_model(arch: Architecture, config: Any) -> SeparationModel:
+def bare_model(arch: Architecture, config: Any) -> SeparationModel:
+    """The network without values: for what it is made of, or to be filled; CheckpointError where it is too large."""
     try:
         with _NoInitialisation():
             return arch.model(config)

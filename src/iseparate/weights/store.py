@@ -31,10 +31,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from iseparate.cache_folder import cache_folder
 from iseparate.errors import ChecksumError, OfflineError, UsageError, WeightsError
 from iseparate.weights.card import Card, CardFile, Count, FileName, Identifier, Sha256
 from iseparate.weights.disk import disk_errors
@@ -166,9 +166,7 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None, offline: bool | None = None, notify: Notify | None = None):
-        named = os.environ.get("ISEPARATE_CACHE")
-        default = Path(named) if named else Path(platformdirs.user_cache_dir("iseparate", appauthor=False))
-        self.root = (root or default).expanduser().absolute()
+        self.root = root.expanduser().absolute() if root else cache_folder()
         self.offline = _is_set("ISEPARATE_OFFLINE") if offline is None else offline
         self._notify = logging.getLogger("iseparate").warning if notify is None else notify
 
