@@ -319,3 +319,14 @@ def test_a_folder_with_a_sounds_name_is_no_sound(tmp_path):
     (song / "synth.wav").mkdir()
     (track,) = open_dataset(f"folder:{tmp_path}").tracks
     assert "synth" not in track.stems
+
+
+def test_words_that_stand_for_a_folder(tmp_path, monkeypatch):
+    """A kind may make its folder on asking: the band renders so many hours into the cache."""
+    monkeypatch.setenv("ISEPARATE_CACHE", str(tmp_path))
+    monkeypatch.setattr("iseparate.data.datasets.synthetic._CACHED_SONG_SECONDS", 2.0)
+    data = open_dataset("synthetic:0.0001@3")
+    assert data.root.is_relative_to(tmp_path)
+    assert data.stems == ("bass", "drums", "other", "vocals")
+    with pytest.raises(UsageError, match="HOURS@SEED"):
+        open_dataset("synthetic:nowhere")

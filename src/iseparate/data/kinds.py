@@ -54,6 +54,8 @@ class Kind:
     """Why whole songs cannot be scored; empty: they can."""
     precedence: int = 0
     """Recognition goes from the lowest to the highest."""
+    locate: Callable[[str], Path] | None = None
+    """The folder that words stand for which are no path, such as ``0.5@7``, made now if need be; UsageError."""
 
 
 _TABLE: dict[str, Kind] = {}
@@ -72,6 +74,7 @@ def dataset(
     mixing: Mixing = "any",
     training_only: str = "",
     precedence: int = 0,
+    locate: Callable[[str], Path] | None = None,
 ) -> Callable[[Lister], Lister]:
     """Put the decorated function, which lists a root's tracks, into the table under `name`; see `Kind`."""
 
@@ -91,6 +94,7 @@ def dataset(
             mixing,
             training_only,
             precedence,
+            locate,
         )
         return list_tracks
 

@@ -74,7 +74,8 @@ def open_dataset(spec: str | Path, subset: str | None = None) -> Dataset:
 
     Args:
         spec: ``KIND:PATH``, or a plain path (or ``auto:PATH``), whose kind is then found out. The kinds are the files
-            of ``data/datasets``: musdb18, musdb18hq, musdb18-7s, folder, msst-1 to msst-4.
+            of ``data/datasets``: musdb18, musdb18hq, musdb18-7s, folder, msst-1 to msst-4, prepared, synthetic (also as
+            ``synthetic:HOURS@SEED``, which is rendered into the cache on first use).
         subset: such as ``test``, or several joined by ``+``; None: all.
 
     Raises:
@@ -84,6 +85,8 @@ def open_dataset(spec: str | Path, subset: str | None = None) -> Dataset:
     root = Path(path).expanduser()
     try:
         kind = _recognise(root) if name == AUTO else kinds()[name]
+        if kind.locate is not None and not root.exists():
+            root = kind.locate(path)
         if not root.exists():
             raise UsageError(f"{root} does not exist: expected {kind.sought}; check the path.")
         found = list(kind.list_tracks(root)) if kind.name == "msst-3" or root.is_dir() else []

@@ -1,0 +1,74 @@
+"""``iseparate data synthesize``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from iseparate.cli.console import clock, err, out, plain
+
+
+class SongFormat(StrEnum):
+    """File formats of songs."""
+
+    flac = "flac"
+    wav = "wav"
+
+
+def synthesize(
+    hours: Annotated[float, typer.Option(metavar="N", show_default=False, help="How much music, rounded up to songs.")],
+    out_folder: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", readable=False, show_default=False, help="Empty folder, or one to go on with."
+        ),
+    ],
+    seed: Annotated[int, typer.Option(metavar="S", help="Which songs: the same seed gives the same.")] = 0,
+    stems: Annotated[str, typer.Option(metavar="NAMES", help="Who plays.")] = "drums,bass,other,vocals",
+    song_seconds: Annotated[float, typer.Option(metavar="S", help="Length of each song, 1 to 600.")] = 180.0,
+    format_: Annotated[SongFormat, typer.Option("--format", metavar="NAME", help="flac or wav, of 24 bits.")] = (
+        SongFormat.flac
+    ),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; the songs do not change.")] = 1,
+) -> None:
+    """Render songs with their stems by rule, for training and tests: then use [bold]synthetic:DIR[/bold].
+
+    A run that was stopped is gone on with by the same command; more hours add songs.
+    """
+    from iseparate.data.synthetic.folder import BandSettings, render_folder
+
+    asked = tuple(name.strip() for name in stems.split(",") if name.strip())
+    settings = BandSettings(seed, asked, song_seconds, format_.value)
+    with _song_bar() as progress:
+        result = render_folder(out_folder, hours, settings, jobs, progress)
+    kept = result.songs - result.fresh
+    out.print(
+        f"[green]✓[/green] synthetic:{plain(str(out_folder))}: {result.songs} song{'' if result.songs == 1 else 's'}, "
+        f"{clock(result.seconds)}" + (f" ({kept} of them were there already)" if kept else "")
+    )
+
+
+@contextmanager
+def _song_bar() -> Iterator[Callable[[int, int], None]]:
+    bar = Progress(
+        TextColumn("rendering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("rendering", total=None)
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    with bar:
+        yield update
