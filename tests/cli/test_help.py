@@ -23,6 +23,11 @@ VERBS = [
     "models remove",
     "models import",
     "models export",
+    "data",
+    "data check",
+    "data manifest",
+    "evaluate",
+    "reproduce",
 ]
 
 

@@ -15,7 +15,6 @@ from rich.table import Table
 from iseparate.cli import console
 from iseparate.cli.console import note
 from iseparate.cli.options import (
-    ENGINE_PANEL,
     BackendOption,
     Device,
     Format,
@@ -24,6 +23,7 @@ from iseparate.cli.options import (
     Precision,
     PrecisionOption,
     Runtime,
+    Shifts,
     open_separator,
 )
 from iseparate.errors import IseparateError
@@ -42,7 +42,7 @@ def doctor(
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     backend: BackendOption = Runtime.auto,
-    shifts: Annotated[int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="As of separate.")] = 0,
+    shifts: Shifts = 0,
     format: Annotated[Format, typer.Option("--format", "-f", metavar="NAME", help="As of separate.")] = Format.wav,
     out_dir: OutDir = Path("separated"),
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")] = False,

@@ -108,6 +108,26 @@ BackendOption = Annotated[
     ),
 ]
 
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        rich_help_panel=ENGINE_PANEL,
+        help="Overlap of segments, from 0 to below 1.",
+        show_default="the model's own",
+    ),
+]
+Segment = Annotated[
+    float | None,
+    typer.Option(metavar="S", rich_help_panel=ENGINE_PANEL, help="Length of segments, for models that leave it free."),
+]
+Shifts = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=ENGINE_PANEL, help="Average N separations moved in time: N times slower."
+    ),
+]
+
 
 @contextmanager
 def open_separator(model: str, **options: Any) -> Iterator[Separator]:

@@ -22,9 +22,12 @@ from iseparate.cli.options import (
     Format,
     Model,
     OutDir,
+    Overlap,
     Precision,
     PrecisionOption,
     Runtime,
+    Segment,
+    Shifts,
     Songs,
     open_separator,
 )
@@ -125,27 +128,9 @@ def separate(
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     backend: BackendOption = Runtime.auto,
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            rich_help_panel=ENGINE_PANEL,
-            help="Overlap of segments, from 0 to below 1.",
-            show_default="the model's own",
-        ),
-    ] = None,
-    segment: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S", rich_help_panel=ENGINE_PANEL, help="Length of segments, for models that leave it free."
-        ),
-    ] = None,
-    shifts: Annotated[
-        int,
-        typer.Option(
-            metavar="N", rich_help_panel=ENGINE_PANEL, help="Average N separations moved in time: N times slower."
-        ),
-    ] = 0,
+    overlap: Overlap = None,
+    segment: Segment = None,
+    shifts: Shifts = 0,
     seed: Annotated[int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Of the shifts.")] = 0,
     batch_size: Annotated[
         int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Segments at a time: for GPUs.")
