@@ -14,10 +14,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test test-all check bench docs peers clean help
+.PHONY: demo train-demo test test-all check bench docs peers clean help
 
 help:
 	@echo "make demo [SONG=path]   separate a song with real weights"
+	@echo "make train-demo         train a small network for some minutes on songs made by rule, and score it"
 	@echo "make test               all tests but the slow ones; make test-all runs those too"
 	@echo "make check              ruff, strict typing, the import contract"
 	@echo "make bench              figures against other tools, into bench/results"
@@ -25,6 +26,9 @@ help:
 
 demo: $(VENV)/.run
 	@$(BIN)/iseparate demo $(if $(SONG),"$$ISEPARATE_SONG")
+
+train-demo: $(VENV)/.train
+	@$(BIN)/iseparate train demo --data synthetic:0.35@1 -o trained/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -43,6 +47,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/end_to_end.py
 	$(BIN)/python bench/songs.py $(if $(SONGS),--songs "$(SONGS)")
 	$(BIN)/python bench/networks.py
+	$(BIN)/python bench/chunking.py $(if $(SONGS),--songs "$(SONGS)")
+	$(BIN)/python bench/bss_eval.py $(if $(SONGS),--songs "$(SONGS)")
 	$(BIN)/python bench/d3net.py
 	$(BIN)/python bench/open_unmix.py
 
@@ -61,7 +67,14 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.torch
 # What a developer needs on top of it.
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the development tools..."
-	@$(PIP) install -c constraints.txt -e ".[dev,plot]"
+	@$(PIP) install -c constraints.txt -e ".[dev,plot,evaluate,train,augment]"
+	@# It asks for an old soxr, which it does not need.
+	@$(PIP) install --no-deps log-wmse-audio-quality==0.2.0
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.run
+	@echo "Installing what training needs..."
+	@$(PIP) install -c constraints.txt -e ".[train]"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -17,6 +17,7 @@ Each message is one sentence for the person at the keyboard: what came, what was
     │   ├── OfflineError         a download is needed and downloads are switched off
     │   └── CheckpointError      the file is not a checkpoint that any importer accepts
     │       └── UnsafeCheckpointError   it asks for more than tensors and plain data
+    ├── TrainingError            a training cannot go on: a loss that is no number, a checkpoint that does not fit
     └── BackendError             the device, precision or runtime asked for is not to be had here
 """
 
@@ -79,6 +80,10 @@ class CheckpointError(WeightsError):
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint asks for more than tensors and plain data."""
+
+
+class TrainingError(IseparateError):
+    """A training cannot start or go on."""
 
 
 class BackendError(IseparateError):

@@ -26,7 +26,10 @@ VERBS = [
     "data",
     "data check",
     "data manifest",
+    "data prepare",
+    "data synthesize",
     "evaluate",
+    "train",
     "reproduce",
 ]
 

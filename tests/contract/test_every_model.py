@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 from itertools import pairwise
 
@@ -13,7 +14,8 @@ import torch
 from iseparate.audio.layout import unnamed_layout
 from iseparate.engine.plan import Plan
 from iseparate.engine.stream import SongStream
-from iseparate.errors import CheckpointError
+from iseparate.errors import CheckpointError, UsageError
+from iseparate.losses import CRITERIA
 from iseparate.models._registry import architectures
 from iseparate.types import CheckpointFile, TrackStatistics
 from iseparate.weights.load import Weights, load_ready, write_weights
@@ -152,6 +154,17 @@ def test_the_stems_are_not_all_the_same(model):
         assert (one - other).abs().max() > 1e-4
 
 
+def unreached(model):
+    return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+
+
+def without_output(model):
+    """What the model itself says cannot be reached: few, and no pattern for nothing."""
+    names = [name for name, _ in model.named_parameters()]
+    assert all(fnmatch.filter(names, pattern) for pattern in model.without_output)
+    return {name for pattern in model.without_output for name in fnmatch.filter(names, pattern)}
+
+
 def test_gradients_reach_every_parameter(model):
     """Away from the start, where weights of zero can stand in the way."""
     torch.manual_seed(1)
@@ -159,10 +172,96 @@ def test_gradients_reach_every_parameter(model):
     mix = noise(model, 2000, batch=2).requires_grad_()
     stems = model(mix)
     (stems * torch.randn_like(stems)).sum().backward()
-    unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert unreached == []
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert unreached(model) == without_output(model)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert mix.grad.any()
+
+
+# -- training -----------------------------------------------------------------------------------------------
+
+
+def training_parts(model, batch=2, samples=2000):
+    """A mixture of random stems in the order of `trained_stems`, and one more that nobody asks for."""
+    stems = torch.stack([noise(model, samples, batch, seed) for seed, _ in enumerate(model.trained_stems)], 1)
+    return stems.sum(1) + noise(model, samples, batch, 99), stems
+
+
+def test_the_trained_stems_are_of_its_stems(model):
+    assert model.trained_stems
+    assert set(model.trained_stems) <= set(model.spec.stems)
+
+
+LOSSES = {
+    "waveforms": ("l1", {}),
+    "magnitudes": ("mse", {"domain": "magnitude"}),
+    "both": ("multi_domain", {}),
+    "stages": ("meta_tasnet", {}),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_training_loss_moves_every_parameter_or_is_refused_in_words(model, loss):
+    torch.manual_seed(1)
+    model.train()
+    mix, stems = training_parts(model)
+    name, arguments = LOSSES[loss]
+    parts, refusal = {}, None
+    try:
+        parts = model.training_loss(mix, stems, CRITERIA[name](**arguments))
+    except UsageError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert loss != "waveforms"
+        assert "the loss compares" in refusal
+        return
+    assert all(part.ndim == 0 and torch.isfinite(part) for part in parts.values())
+    parts["loss"].backward()
+    assert unreached(model) <= without_output(model)  # a loss may look at more than the output
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_training_step_on_silence_leaves_numbers(model):
+    model.train()
+    silence = torch.zeros(2, model.spec.channels, 2000)
+    stems = silence[:, None].expand(-1, len(model.trained_stems), -1, -1)
+    model.training_loss(silence, stems, CRITERIA["si_sdr"]())["loss"].backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_training_loss_falls(model):
+    """Some steps on one batch."""
+    torch.manual_seed(1)
+    model.train()
+    mix, stems = training_parts(model)
+    criterion = CRITERIA["l1"]()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(5):
+        torch.manual_seed(2)  # the same dropout
+        optimizer.zero_grad()
+        loss = model.training_loss(mix, stems, criterion)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_input_statistics_are_taken_or_refused_in_words(model):
+    transform = model.input_transform
+    if transform is None:
+        with pytest.raises(UsageError, match="scales no input"):
+            model.set_input_statistics(torch.zeros(5), torch.ones(5))
+        return
+    frame, hop = transform
+    bins = frame // 2 + 1
+    assert 1 <= hop <= frame
+    mix = noise(model, 2000)
+    before = model(mix)
+    model.set_input_statistics(torch.linspace(0.1, 1, bins), torch.linspace(0.5, 2, bins))
+    assert (model(mix) - before).abs().max() > 1e-5
+    for wrong in (torch.ones(bins - 1), torch.zeros(bins)):
+        with pytest.raises(UsageError, match="above 0 for each of"):
+            model.set_input_statistics(wrong, wrong)
 
 
 # -- chunks -------------------------------------------------------------------------------------------------

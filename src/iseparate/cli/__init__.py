@@ -12,11 +12,15 @@ import typer
 
 import iseparate
 from iseparate.cli.console import fail
+from iseparate.cli.data import data
 from iseparate.cli.default_command import DefaultCommandGroup
 from iseparate.cli.demo import demo
 from iseparate.cli.doctor import doctor
+from iseparate.cli.evaluate import evaluate
 from iseparate.cli.models import models
+from iseparate.cli.reproduce import reproduce
 from iseparate.cli.separate import separate
+from iseparate.cli.train import train
 from iseparate.errors import IseparateError, UsageError
 
 # What Typer raises for wrong words; its public name is that of one subclass only.
@@ -33,7 +37,11 @@ app = typer.Typer(
     epilog="Exit status: 0 all done, 1 some input failed (the others are done), 2 usage.",
 )
 app.command()(separate)
+app.command()(train)
+app.command()(evaluate)
 app.add_typer(models, name="models")
+app.add_typer(data, name="data")
+app.command()(reproduce)
 app.command()(doctor)
 app.command()(demo)
 

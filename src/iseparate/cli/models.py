@@ -19,6 +19,7 @@ from iseparate.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from iseparate.cli.catalogue import Claim
+    from iseparate.train.publish import Statements
     from iseparate.weights.card import Card
     from iseparate.weights.systems import PublishedSystem
 
@@ -29,6 +30,8 @@ Json = Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="FILE", readable=False, help="File to write, ending in .safetensors.")
 ]
+
+CARD = "Of the checkpoint of a training: its card"
 
 
 @models.command("list")
@@ -178,15 +181,97 @@ def import_(
 
 
 @models.command()
-def export(model: Id, out_file: Out) -> None:
-    """Write a model, weights and settings, to a file of its own for [bold]-n FILE[/bold]."""
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="A model's id, a weights file, or a checkpoint of a training.",
+        ),
+    ],
+    out_file: Out,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Title on the card.", rich_help_panel=CARD)] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of the weights, such as CC-BY-4.0.", rich_help_panel=CARD),
+    ] = None,
+    commercial_use: Annotated[
+        bool, typer.Option("--commercial-use", metavar="", help="The licence allows it.", rich_help_panel=CARD)
+    ] = False,
+    training_data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What it was trained on.", rich_help_panel=CARD)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Where others will find the file: hf:..., https:...", rich_help_panel=CARD),
+    ] = None,
+    readme: Annotated[
+        bool,
+        typer.Option("--readme", metavar="", help="Write a README.md for a model hub as well.", rich_help_panel=CARD),
+    ] = False,
+    average: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which moving average of the weights; none: the weights themselves. By default what was validated.",
+            rich_help_panel=CARD,
+        ),
+    ] = None,
+) -> None:
+    """Write a model, weights and settings, to a file for [bold]-n FILE[/bold]; of a training, a card beside it."""
+    from iseparate.train.publish import Statements, is_training_checkpoint
     from iseparate.weights import load
 
     _check_target(out_file)
+    if is_training_checkpoint(Path(model)):
+        statements = Statements(title, licence, commercial_use, training_data, source)
+        _publish(Path(model), out_file, statements, readme, average)
+        return
+    if model.endswith(".ckpt") and not _exists(model):
+        raise UsageError(f"there is no file {model}; the checkpoints of a training lie in the folder that it named")
+    if any([title, licence, commercial_use, training_data, source, readme, average]):
+        raise UsageError(
+            f"{model} is no checkpoint of a training, whose card these options fill; leave them out, or name one such "
+            "as trained/demo/last.ckpt"
+        )
     with download_bar() as bar:
         ready = load.load_ready(model, store=open_store(), progress=bar)
     _place(out_file, lambda path: load.write_weights(path, ready.weights()))
     out.print(f"[green]✓[/green] {escape(str(out_file))}")
+
+
+def _publish(checkpoint: Path, out_file: Path, statements: Statements, readme: bool, average: str | None) -> None:
+    """Weights, card and page of a training's checkpoint."""
+    from iseparate.train.publish import NOT_STATED, check_id, make_card, make_page, read_trained
+    from iseparate.weights.load import write_weights
+
+    check_id(out_file)
+    page_file = out_file.with_name("README.md")
+    if readme and page_file.exists():
+        raise UsageError(f"{page_file} is there already and is not overwritten; choose a folder of its own with -o")
+    trained = read_trained(checkpoint, average)
+    made = [out_file, out_file.with_suffix(".toml")]
+    _place(out_file, lambda path: write_weights(path, trained.weights))
+    card = make_card(trained, out_file, statements)
+    _place(made[1], lambda path: path.write_text(card, encoding="utf-8"))
+    if readme:
+        page = make_page(trained, card)
+        _place(page_file, lambda path: path.write_text(page, encoding="utf-8"))
+        made.append(page_file)
+    for path in made:
+        out.print(f"[green]✓[/green] {escape(str(path))}")
+    if statements.licence is None:
+        note(f"the card says that the licence is {NOT_STATED}: give --licence before you publish it")
+    if not trained.scores:
+        note("the card has no scores: these weights were not judged on whole songs when they were saved")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _check_target(path: Path) -> None:

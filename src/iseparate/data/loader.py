@@ -295,8 +295,8 @@ class ExcerptLoader(DataLoader[Any]):
                 made = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise _in_words(error) from error
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                raise loader_fault(error) from error
             if isinstance(made, _Refusal):
                 raise made.error
             for fault in self.fault_count.add(made.faults, len(made.batch.stems)):
@@ -306,8 +306,13 @@ class ExcerptLoader(DataLoader[Any]):
             yield made.batch
 
 
-def _in_words(error: RuntimeError) -> RuntimeError | BackendError:
+def loader_fault(error: Exception) -> Exception:
     """What PyTorch says of a dead worker, as a sentence; anything else as it is."""
+    if isinstance(error, ConnectionError | EOFError):  # it died while it handed a batch over
+        return BackendError(
+            "a process that reads excerpts has died, most likely for want of memory: use fewer --workers or smaller "
+            "batches, and go on with --resume"
+        )
     died = re.search(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)", str(error))
     if died is None:
         return error

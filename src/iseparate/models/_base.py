@@ -24,6 +24,8 @@ class SeparationModel(nn.Module):
     """The architecture's Config that the network was built from."""
     kernels: ClassVar[tuple[str, ...]] = ()
     """Names of the submodules where the time goes: real tensors in and out, so that a runtime can replace them."""
+    without_output: tuple[str, ...] = ()
+    """Parameters that the published network has though `forward` does not depend on them: patterns of ``fnmatch``."""
 
     def forward(self, mix: Tensor, track: TrackStatistics | None = None) -> Tensor:
         """Separate whole signals in one pass.

@@ -695,7 +695,7 @@ class D3Net(MagnitudeSeparator):
     def estimate_in_training(self, magnitudes: Tensor) -> Tensor:
         """An excerpt is one patch: neither overlap nor both orders of the channels (*code*).
 
-        It is continued with silence to whole halvings. The original cuts 6 s to 256 frames; so do 262143 samples.
+        It is continued with silence to whole halvings. The original cuts 6 s to 256 frames, which 261120 samples have.
         """
         frames = magnitudes.shape[2]
         step = math.lcm(*(2**sizes.halvings for sizes in self.config.networks))

@@ -137,13 +137,14 @@ def import_checkpoint(
 
 
 def import_weights(paths: Sequence[Path], arch: str | None = None) -> Weights:
-    """As `import_checkpoint`, of the files together, before a network is built of them."""
+    """As `import_checkpoint`, of the files together, before a network is built of them; our own format is one too."""
+    if len(paths) == 1 and _is_our_format(paths[0]):
+        return _own_weights(paths[0], arch)
     files = read_checkpoint(paths)
     found, importer = find_importer(files, arch)
     config, state = importer.convert(files)
     check_fit("the checkpoint", bare_model(found, config).state_dict(), state, may_miss=_is_counter)
-    state = {name: _as_float32(name, tensor) for name, tensor in state.items()}
-    return Weights(found.name, dataclasses.asdict(config), state)
+    return Weights(found.name, dataclasses.asdict(config), in_float32(state))
 
 
 def build(weights: Weights, settings: Mapping[str, Any] | None = None) -> tuple[SeparationModel, Any]:
@@ -170,6 +171,8 @@ def make_config(arch: Architecture, values: Mapping[str, Any], error: type[Excep
         first = fault.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise error(f"{arch.name} cannot be built{f' with this {where}' if where else ''}: {first['msg']}") from None
+    except ArithmeticError as fault:  # a Config that divides before it looks
+        raise error(f"{arch.name} cannot be built with these settings: {fault}") from None
 
 
 def write_weights(path: Path, weights: Weights) -> None:
@@ -196,10 +199,17 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(f"{path} is not a weights file of iseparate: {error}") from error
 
 
+def _own_weights(path: Path, arch: str | None = None) -> Weights:
+    """A file of our format that came from outside."""
+    weights = read_weights(path)
+    if arch is not None and weights.arch != arch:
+        raise CheckpointError(f"{path} is of the architecture {weights.arch}; expected {arch}")
+    return replace(weights, state=in_float32(weights.state))
+
+
 def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:
     if _is_our_format(path):
-        weights = read_weights(path)
-        weights = replace(weights, state={name: _as_float32(name, t) for name, t in weights.state.items()})
+        weights = _own_weights(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     else:
         weights = import_weights([path])
@@ -233,8 +243,12 @@ def bare_model(arch: Architecture, config: Any) -> SeparationModel:
         raise CheckpointError(f"a network of this size cannot be built here: {error}") from error
 
 
+def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What networks compute in, whatever the file saved space with; CheckpointError where a tensor is no numbers."""
+    return {name: _as_float32(name, tensor) for name, tensor in state.items()}
+
+
 def _as_float32(name: str, tensor: Tensor) -> Tensor:
-    """What networks compute in, whatever the file saved space with."""
     if not tensor.is_floating_point():
         if _is_counter(name):
             return tensor

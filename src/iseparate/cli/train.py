@@ -1,0 +1,331 @@
+"""``iseparate train``: a recipe and songs go in, a scored checkpoint comes out."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from iseparate.cli import console
+from iseparate.cli.console import clock, fail, note, out, plain
+from iseparate.cli.options import ENGINE_PANEL
+from iseparate.errors import UsageError
+
+if TYPE_CHECKING:
+    from iseparate.models._base import SeparationModel
+    from iseparate.train.judge import Score
+    from iseparate.train.progress import TrainingProgress
+    from iseparate.train.recipe import Recipe
+    from iseparate.train.run import FitResult
+    from iseparate.types import Samples
+
+_RENDERED = "0.5@0"
+"""Hours and seed of the synthetic band that stands in for data of one's own."""
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A recipe's name (see --list), or a YAML file.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND:PATH", help="Songs with their stems, such as musdb18hq:PATH; synthetic renders half an hour."
+        ),
+    ] = "synthetic",
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", readable=False, help="Folder for checkpoints.", show_default="trained/RECIPE"
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value, such as optimizer.lr=3e-4; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on from DIR/last.ckpt.")] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train on from this checkpoint's or file's weights.", show_default=False),
+    ] = None,
+    from_iseparate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A YAML of the predecessor project, in place of RECIPE.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", "-d", metavar="NAME", rich_help_panel=ENGINE_PANEL, help="auto, cpu, cuda, cuda:N or mps."
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=ENGINE_PANEL,
+            help="Processes that read ahead.",
+            show_default="cores - 1, 4 at most",
+        ),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", metavar="", help="Show the recipes there are.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Check recipe and data, print the whole recipe, and stop.")
+    ] = False,
+) -> None:
+    """Train a network by a recipe.
+
+    Writes last.ckpt, the best checkpoints, metrics.csv and TensorBoard's events.
+    A run that was stopped or killed goes on with --resume, as if nothing had been.
+    Several processes: [bold]torchrun --nproc-per-node=2 -m iseparate train ...[/bold]
+
+    [bold]Examples[/bold]
+    iseparate train --list
+    iseparate train umx-vocals --data musdb18hq:musdb18hq
+    iseparate train mine.yaml --data folder:songs --set loop.batch_size=8
+    """
+    if listed:
+        _print_recipes()
+        return
+    plan = _plan(recipe, from_iseparate, overrides or ())
+    folder = out_dir or Path("trained") / plan.name
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers is 0 or more; got {workers}")
+    from iseparate.train import fit  # says in a sentence that Lightning is missing
+
+    songs = _songs(data)
+    if dry_run:
+        _print_survey(plan, songs)
+        return
+    score = _scoring(plan.validation.metric)
+    with _stopping(folder) as stopped, _bar() as progress:
+        result = fit(
+            plan,
+            songs,
+            folder,
+            resume=resume,
+            start_from=start_from,
+            device=device,
+            workers=workers,
+            separate=separate_live if score else None,
+            score=score,
+            report=note,
+            progress=progress,
+            stop=lambda: bool(stopped),
+        )
+    if _is_first():
+        _print_result(plan, result)
+        if result.stopped:
+            note(f"stopped and saved; the same command with --resume goes on ({plain(str(folder))})")
+    if result.stopped:
+        raise typer.Exit(128 + stopped[0])
+
+
+def separate_live(model: SeparationModel, samples: Samples, sample_rate: int) -> Mapping[str, Samples]:
+    """A song ``[C, T]`` through the engine with a network as it stands: nothing of the network is changed."""
+    import numpy as np
+
+    from iseparate.audio.array import blocks_of
+    from iseparate.audio.layout import unnamed_layout
+    from iseparate.engine.plan import Plan
+    from iseparate.engine.stream import BLOCK_SAMPLES, SongStream, track_statistics
+
+    spec, layout = model.spec, unnamed_layout(len(samples))
+    needs_track = spec.track_statistics != "none"
+    track = track_statistics(blocks_of(samples, BLOCK_SAMPLES), spec, sample_rate, layout) if needs_track else ()
+    stream = SongStream(model, [Plan.for_model(spec)], sample_rate, layout, track)
+    blocks = [block.stems for block in stream.run(blocks_of(samples, BLOCK_SAMPLES))]
+    return {stem: np.concatenate([block[stem] for block in blocks], 1) for stem in spec.stems}
+
+
+def _scoring(name: str | None) -> Score | None:
+    """A metric's first value for each stem, one figure a song."""
+    if name is None:
+        return None
+    from iseparate.evaluate.metrics import metric, pooled
+
+    chosen = metric(name)
+
+    def score(
+        references: Mapping[str, Samples], estimates: Mapping[str, Samples], mix: Samples, sample_rate: int
+    ) -> Mapping[str, float]:
+        scores = chosen.score(references, estimates, mix, sample_rate)
+        return {stem: pooled(values[chosen.values[0]]) for stem, values in scores.items()}
+
+    return score
+
+
+def _plan(recipe: str | None, from_iseparate: Path | None, overrides: Sequence[str]) -> Recipe:
+    if (recipe is None) == (from_iseparate is None):
+        raise UsageError("name one recipe, such as `iseparate train umx-vocals`; `iseparate train --list` shows all")
+    from iseparate.train.recipe import load_recipe, parse_recipe
+
+    if recipe is not None:
+        return load_recipe(recipe, overrides)
+    from iseparate.train.from_iseparate import convert
+
+    assert from_iseparate is not None
+    plan, changes = convert(from_iseparate)
+    for change in changes:
+        note(change)
+    return parse_recipe(plan.to_yaml(), str(from_iseparate), overrides) if overrides else plan
+
+
+def _songs(data: str) -> str:
+    """The data set's KIND:PATH; the synthetic band is rendered into the cache first, unless it is there."""
+    kind, _, words = data.partition(":")
+    if kind != "synthetic" or not re.fullmatch(r"[\d.]+@\d+", words or _RENDERED):
+        return data
+    from iseparate.data.datasets.synthetic import rendered_once
+
+    words = words or _RENDERED
+    hours, _, seed = words.partition("@")
+    if _is_first():
+        note(f"the synthetic band is the data: {hours} hours of it, seed {seed}, rendered into the cache if not there")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with _one_at_a_time():
+        root = rendered_once(words, jobs=cores)
+    return f"synthetic:{root}"
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """One process after the other, among those that torchrun started on this machine."""
+    import tempfile
+
+    from filelock import FileLock
+
+    run = re.sub(r"\W", "", os.environ.get("TORCHELASTIC_RUN_ID", ""))
+    if not run:
+        yield
+        return
+    port = os.environ.get("MASTER_PORT", "")
+    with FileLock(Path(tempfile.gettempdir()) / f"iseparate-{run}-{port}.lock"):
+        yield
+
+
+def _is_first() -> bool:
+    from iseparate.train.processes import Processes
+
+    return Processes.of().is_first
+
+
+class _AtOnce(BaseException):
+    """A second signal: the user does not want to wait."""
+
+
+@contextmanager
+def _stopping(folder: Path) -> Iterator[list[int]]:
+    """The signals that asked for the end so far. At the first the training saves and ends; the second ends it now."""
+    received: list[int] = []
+    owner = os.getpid()
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != owner:
+            return  # a worker that reads ahead: a terminal sends Ctrl-C to all, and this one is still needed
+        received.append(number)
+        if len(received) > 1:
+            raise _AtOnce
+        if _is_first():
+            note("stopping after this step; once more, and it stops at once")
+
+    handlers = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        known = getattr(signal, name, None)
+        if known is not None and signal.getsignal(known) != signal.SIG_IGN:
+            handlers[known] = signal.signal(known, receive)
+    try:
+        yield received
+    except _AtOnce:
+        last = folder / "last.ckpt"
+        fail("stopped at once; " + (f"{last} is whole: go on with --resume" if last.exists() else "nothing was saved"))
+        raise typer.Exit(128 + received[0]) from None
+    finally:
+        for known, handler in handlers.items():
+            signal.signal(known, handler)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar for the batches of an epoch; nothing where stderr is no terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4g}"),
+        TimeRemainingColumn(compact=True),
+        console=console.err,
+        disable=not console.err.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("training", total=None, loss=0.0)
+
+    def update(progress: TrainingProgress) -> None:
+        epoch = f"epoch {progress.epoch}" + (f" / {progress.epochs}" if progress.epochs else "")
+        words = f"{epoch}, validation" if progress.judging else epoch
+        bar.update(task, description=words, completed=progress.batch, total=progress.batches, loss=progress.loss)
+
+    with bar:
+        yield update
+
+
+def _print_recipes() -> None:
+    from iseparate.train.recipe import load_recipe, recipe_names
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("recipe", "what it trains", "stand"):
+        table.add_column(column, no_wrap=column == "recipe")
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        table.add_row(name, plain(recipe.title), "reconstruction" if recipe.reconstruction else "")
+    console.print_table(table)
+
+
+def _print_survey(recipe: Recipe, songs: str) -> None:
+    from iseparate.train.run import survey
+
+    found = survey(recipe, songs, note)
+    typer.echo(recipe.to_yaml(), nl=False)
+    loop = recipe.loop
+    steps = -(-found.batches // loop.accumulate_batches)
+    lasts = f"{loop.epochs} epochs" if loop.epochs else f"{loop.max_steps} steps"
+    note(
+        f"{recipe.name} would train {', '.join(found.stems)} ({found.parameters:,} parameters) on {found.train_songs} "
+        f"songs ({clock(found.train_seconds)}), {found.examples} excerpts or {steps} steps an epoch, for {lasts}; "
+        f"{found.valid_songs} song{' is' if found.valid_songs == 1 else 's are'} for validation"
+    )
+
+
+def _print_result(recipe: Recipe, result: FitResult) -> None:
+    where = plain(str(result.folder))
+    out.print(f"[green]✓[/green] [bold]{where}[/bold]: {result.epochs} epochs, {result.steps} steps of {recipe.name}")
+    for figure, words in (("train/loss", "loss"), ("valid/loss", "validation loss")):
+        values = [float(row[figure]) for row in result.history if figure in row]
+        if len(values) > 1:
+            fell = "fell" if values[-1] < values[0] else "went"
+            out.print(f"  {words} {fell} from {values[0]:.4g} to {values[-1]:.4g}")
+    chosen = result.best if result.best is not None and result.best.exists() else result.last
+    if not chosen.exists():
+        return
+    from iseparate.train.checkpoint import read_checkpoint
+
+    scores = read_checkpoint(chosen)["iseparate"]["scores"]
+    for stem, mixture in result.baseline.items():
+        value = scores.get(f"valid/score/{stem}")
+        if value is not None:
+            out.print(
+                f"  {recipe.validation.metric} of {plain(stem)}: {value:.2f}, of the mixture itself {mixture:.2f}"
+            )
+    out.print(f"  {'best' if chosen == result.best else 'last'} checkpoint: {plain(str(chosen))}")
+    if not result.stopped:
+        out.print(f"  next: iseparate models export {plain(str(chosen))} -o {recipe.name}.safetensors")

@@ -1,0 +1,234 @@
+"""`iseparate train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from iseparate.cli.train import separate_live
+from iseparate.engine.separator import Separator
+from iseparate.models._registry import architecture
+from iseparate.train.checkpoint import read_checkpoint
+
+RATE = 8_000
+RECIPE = """
+name: small
+title: A small one
+source: ours
+model:
+  arch: uhl
+  config:
+    {targets: [vocals], residual: null, wiener_iterations: 0, frame_samples: 64, hop_samples: 32, sample_rate: 8000,
+     blend: [feed_forward], blend_weights: [1.0], feed_forward_units: 8, context_frames: 1}
+data: {excerpt_seconds: 0.1, excerpts_per_song: 4}
+loss: {name: mse, domain: magnitude}
+optimizer: {name: adam, lr: 1e-2}
+loop: {epochs: 2, batch_size: 2}
+validation: {metric: usdr}
+"""
+
+
+@pytest.fixture
+def songs(here) -> Path:
+    root, rng = here / "songs", np.random.default_rng(0)
+    for number in range(4):
+        (root / f"song {number}").mkdir(parents=True)
+        for stem in ("drums", "vocals"):
+            sound = 0.1 * rng.standard_normal((RATE, 2))
+            soundfile.write(root / f"song {number}" / f"{stem}.wav", sound, RATE, subtype="FLOAT")
+    return root
+
+
+@pytest.fixture
+def recipe(here) -> Path:
+    path = here / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def train(iseparate, songs, recipe):
+    return lambda *words: iseparate("train", recipe, "--data", songs, "--workers", "0", "-d", "cpu", *words)
+
+
+def test_from_nothing_to_a_scored_model(train, here):
+    outcome = train()
+    assert outcome.status == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0] == "✓ trained/small: 2 epochs, 12 steps of small"
+    assert lines[1].startswith("  loss fell from ")
+    assert any(line.startswith("  usdr of vocals: ") and ", of the mixture itself " in line for line in lines)
+    (best,) = (here / "trained" / "small").glob("best-*.ckpt")
+    assert f"  best checkpoint: trained/small/{best.name}" in lines
+    assert lines[-1] == f"  next: iseparate models export trained/small/{best.name} -o small.safetensors"
+    assert "note: the data has no songs for validation, so 1 of 4 are held out (song 3)" in outcome.err
+    scores = read_checkpoint(best)["iseparate"]
+    assert scores["scores"].keys() >= {"valid/score/vocals", "valid/loss", "train/loss"}
+    assert scores["baseline"]["vocals"] == pytest.approx(0.0, abs=1.0)  # two stems as loud as each other
+
+
+def test_once_more_is_refused_and_resume_goes_on(train):
+    assert train().status == 0
+    again = train()
+    assert (again.status, again.sentence.endswith("go on with it by --resume, or choose another -o")) == (2, True)
+    longer = train("--resume", "--set", "loop.epochs=3")
+    assert longer.status == 0
+    assert "3 epochs, 18 steps" in longer.out
+    other = train("--resume", "--set", "optimizer.lr=1")
+    assert other.status == 2
+    assert "has optimizer.lr 0.01, and the recipe now 1" in other.sentence
+
+
+def test_another_folder_and_other_values(train, here):
+    assert train("-o", "elsewhere", "--set", "loop.epochs=1", "--set", "optimizer.lr=1e-3").status == 0
+    text = (here / "elsewhere" / "recipe.yaml").read_text()
+    assert "epochs: 1" in text
+    assert "lr: 0.001" in text
+
+
+def test_training_on_with_what_was_trained(train, here):
+    assert train().status == 0
+    more = train("-o", "more", "--start-from", "trained/small/last.ckpt", "--set", "loop.epochs=1")
+    assert more.status == 0, more.err
+    refused = train("-o", "none", "--start-from", "no.ckpt")
+    assert refused.status == 1
+    assert "no.ckpt is not a checkpoint" in refused.err
+
+
+def test_a_dry_run_leaves_nothing(train, here):
+    before = {path.name for path in here.iterdir()}
+    outcome = train("--dry-run", "--set", "loop.batch_size=3")
+    assert outcome.status == 0
+    assert "batch_size: 3" in outcome.out
+    assert "would train vocals" in outcome.err
+    assert "12 excerpts or 4 steps an epoch, for 2 epochs; 1 song is for validation" in outcome.err
+    assert {path.name for path in here.iterdir()} == before
+
+
+def test_what_a_dry_run_prints_is_a_recipe(train, iseparate, here):
+    (here / "again.yaml").write_text(train("--dry-run").out)
+    assert iseparate("train", "again.yaml", "--data", "songs", "--dry-run").status == 0
+
+
+def test_the_recipes_there_are(iseparate):
+    outcome = iseparate("train", "--list")
+    assert outcome.status == 0
+    assert any(line.split()[:2] == ["umx-vocals", "Open-Unmix,"] for line in outcome.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name one recipe"),
+        (["umx-vocal"], "there is no recipe 'umx-vocal': did you mean umx-vocals"),
+        (["small.yaml", "--from-iseparate", "x.yaml"], "name one recipe"),
+        (["small.yaml", "--set", "loop.epoch=3"], "did you mean epochs?"),
+        (["small.yaml", "--workers", "-1"], "--workers is 0 or more; got -1"),
+        (["small.yaml", "--data", "nothing:here"], "there is no kind of data set called 'nothing'"),
+        (["small.yaml", "--data", "songs", "-d", "tpu"], "there is no device 'tpu'"),
+        (["small.yaml", "--data", "songs", "--set", "validation.metric=sdrr"], "no metric is called 'sdrr'"),
+        (["small.yaml", "--data", "songs", "--resume"], "holds no last.ckpt to go on from"),
+        (["small.yaml", "--data", "songs", "--set", "loop.batch_size=100"], "does not fill one batch of 100"),
+    ],
+)
+def test_wrong_words(words, sentence, iseparate, songs, recipe):
+    outcome = iseparate("train", *words)
+    assert outcome.status == 2
+    assert sentence in next(line for line in outcome.err.splitlines() if line.startswith("error: "))
+    assert "Traceback" not in outcome.err
+
+
+def test_the_synthetic_band_is_rendered_once(iseparate, recipe, here):
+    recipe.write_text(RECIPE.replace("sample_rate: 8000", "sample_rate: 44100"))
+    words = ("train", recipe, "--data", "synthetic:0.01@3", "--dry-run")
+    first = iseparate(*words)
+    assert first.status == 0, first.err
+    assert "0.01 hours of it, seed 3" in first.err
+    rendered = {path: path.stat().st_mtime_ns for path in (here.parent / "cache").rglob("*.flac")}
+    assert rendered
+    assert iseparate(*words).status == 0
+    assert {path: path.stat().st_mtime_ns for path in (here.parent / "cache").rglob("*.flac")} == rendered
+
+
+def test_scores_are_the_engine_s(here):
+    """What validation separates is what the command will."""
+    from conftest import write_tiny_weights
+
+    weights = write_tiny_weights(here / "tiny.safetensors")
+    samples = np.random.default_rng(0).standard_normal((2, 60_000)).astype(np.float32) * 0.1
+    separator = Separator(weights)
+    expected = separator.separate(samples, sample_rate=44_100)
+    with torch.inference_mode():
+        found = separate_live(separator.ready.model, samples, 44_100)
+    assert found.keys() == expected.keys()
+    for stem, sound in expected.items():
+        np.testing.assert_allclose(found[stem], sound, atol=1e-6)
+
+
+def test_judging_changes_nothing_of_the_network():
+    arch = architecture("open_unmix")
+    network = arch.model(arch.config.tiny()).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modules = [type(module) for module in network.modules()]
+    samples = np.random.default_rng(0).standard_normal((2, 5_000)).astype(np.float32)
+    with torch.inference_mode():
+        stems = separate_live(network, samples, 22_050)
+    assert all(stem.shape == samples.shape for stem in stems.values())
+    assert [type(module) for module in network.modules()] == modules
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def wait_for(path: Path, process, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    assert path.exists(), process.communicate() if process.poll() is not None else "too slow"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_ends(name, start, songs, recipe, train, here):
+    number = getattr(signal, name)
+    process = start("train", recipe, "--data", songs, "--workers", "0", "--set", "loop.epochs=100000")
+    wait_for(here / "trained" / "small" / "last.ckpt", process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "stopping after this step; once more, and it stops at once" in err
+    assert "stopped and saved; the same command with --resume goes on (trained/small)" in err
+    assert "Traceback" not in err
+    steps = int(out.split(" steps")[0].split()[-1])
+    content = read_checkpoint(here / "trained" / "small" / "last.ckpt")
+    assert content["global_step"] == steps
+    epochs = 1 + content["epoch"]
+    assert train("--resume", "--set", f"loop.epochs={epochs}").status == 0
+
+
+def test_a_second_signal_ends_at_once(start, songs, recipe, here):
+    process = start(
+        *("train", recipe, "--data", songs, "--workers", "0", "--set", "loop.epochs=100000"),
+        *("--set", "data.excerpt_seconds=30", "--set", "loop.batch_size=12"),
+    )
+    folder = here / "trained" / "small"
+    wait_for(folder / "data.json", process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM), err
+    assert "Traceback" not in err
+    assert json.loads((folder / "data.json").read_text())["kind"] == "folder"
+
+
+def test_a_configuration_of_the_predecessor(iseparate, here, songs):
+    lines = ["exp_dir: exp/", "model_name: D3Net", "epochs: 3"]
+    (here / "vocals.yaml").write_text("\n".join(lines))
+    outcome = iseparate("train", "--from-iseparate", "vocals.yaml", "--data", songs)
+    assert outcome.status == 2
+    assert "vocals.yaml" in outcome.sentence
