@@ -89,10 +89,14 @@ class ModelSpec:
     """Share of a segment that it has in common with the next, in [0, 1)."""
     window: Window = "triangular"
     """How overlapping outputs are weighted; ``partial_sums``: the outputs already add up by themselves."""
+    starts_to_the_end: bool = False
+    """Overlapping segments start until the song's end, even where one before has reached it."""
     track_statistics: Literal["none", "mono_mean_std"] = "none"
     """What the network needs to know of the whole song before it can start."""
     two_pass: TwoPass | None = None
     """How to run it where segments separated one by one would have statistics of their own; None: one pass will do."""
+    stems_in_any_order: bool = False
+    """True where a segment's outputs may come in another order than those of the one before: speakers, by number."""
     couples: tuple[tuple[str, ...], ...] = ()
     """Groups of stems whose networks must run together; a stem in no group can run alone."""
     mixture_consistent: bool = False

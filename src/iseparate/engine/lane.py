@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from iseparate.engine.fifo import Fifo
+from iseparate.engine.order import StemOrder
 from iseparate.engine.overlap import Chunker, OverlapAdd
 from iseparate.engine.plan import Plan, Span
 from iseparate.models._base import SeparationModel
@@ -24,6 +25,7 @@ class Lane:
         self._model = model
         self._chunker = Chunker(plan)
         self._overlap_add = OverlapAdd(plan)
+        self._order = StemOrder() if model.spec.stems_in_any_order else None
         self._track = track
         self._batch_size = batch_size
         self._waiting: list[tuple[Span, Array]] = []
@@ -79,7 +81,7 @@ class Lane:
                 outputs = self._separate(chunks.reshape(-1, *chunks.shape[2:]), None)
                 outputs = outputs.reshape(*chunks.shape[:2], *outputs.shape[1:])
         for (span, _), output in zip(self._waiting, outputs.numpy(), strict=True):
-            self._give(self._overlap_add.push(span, output))
+            self._give(self._overlap_add.push(span, self._order.settle(span, output) if self._order else output))
         self._waiting.clear()
 
     def _separate(self, chunks: Array, track: TrackStatistics | None) -> torch.Tensor:

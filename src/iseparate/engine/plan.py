@@ -55,6 +55,8 @@ class Plan:
     tapered: bool = True
     free: bool = False
     """*overlap*: the last segment ends with the song, since the model takes any length."""
+    to_the_end: bool = False
+    """*overlap*: segments start until the song's end, even where one before has reached it."""
 
     @classmethod
     def for_model(cls, spec: ModelSpec, overlap: float | None = None, segment_seconds: float | None = None) -> Plan:
@@ -89,7 +91,8 @@ class Plan:
         stride = max(grid, round(kept * (1 - overlap)) // grid * grid)
         tapered = spec.window != "rectangular"
         free = spec.segment_samples is None and spec.length_multiple == 1
-        return cls("overlap", segment, stride, -spec.lead_samples, spec.edge_samples, grid, tapered, free)
+        start, edge = -spec.lead_samples, spec.edge_samples
+        return cls("overlap", segment, stride, start, edge, grid, tapered, free, spec.starts_to_the_end)
 
     @property
     def is_weighted(self) -> bool:
@@ -120,6 +123,8 @@ class Plan:
         """True where the spans before this one leave samples of the song unfinished."""
         if index == 0:
             return True
+        if self.mode == "overlap" and self.to_the_end:
+            return self.span(index).keep_start < song_samples
         before = self.span(index - 1)
         unfinished = before.stop - self.trim_samples if self.mode == "partial_sums" else before.keep_stop
         return unfinished < song_samples

@@ -88,6 +88,11 @@ class Separator:
         self.spec = self.ready.model.spec
         self.plan = Plan.for_model(self.spec, overlap, segment_seconds)
         self.model = self.backend.prepare(self.ready.model)
+        if shifts > 1 and self.spec.stems_in_any_order:
+            raise UsageError(
+                f"the stems of this model ({', '.join(self.spec.stems)}) come in any order, so several separations "
+                "cannot be averaged; leave --shifts out"
+            )
         self._shifts = _shift_samples(self.spec.sample_rate, self.spec.start_grid_samples, shifts, seed)
         self._batch_size = batch_size
         self._notify = logging.getLogger("iseparate").warning if notify is None else notify

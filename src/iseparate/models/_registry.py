@@ -51,6 +51,12 @@ class Architecture:
     """The Configs of the literature, by name."""
     reconstruction: bool = False
     """True where a hyper-parameter had to be inferred, since neither paper nor code gives it."""
+    reconstructions: tuple[str, ...] = ()
+    """Those in `published` of which that is true, where it is not true of all."""
+
+    def is_reconstruction(self, system: str) -> bool:
+        """Whether something of one of the `published` systems had to be inferred."""
+        return self.reconstruction or system in self.reconstructions
 
     @property
     def summary(self) -> str:
@@ -78,6 +84,7 @@ def register(
     papers: Mapping[str, str] | None = None,
     published: Mapping[str, Any] | None = None,
     reconstruction: bool = False,
+    reconstructions: tuple[str, ...] = (),
 ) -> Callable[[Model], Model]:
     """Put the decorated network into the table under `name`; see `Architecture` for what is told of it."""
 
@@ -85,7 +92,16 @@ def register(
         if name in _TABLE:
             raise ValueError(f"two architectures are registered as {name!r}")
         _TABLE[name] = Architecture(
-            name, model, config, importers, paper, domain, papers or {}, published or {}, reconstruction
+            name,
+            model,
+            config,
+            importers,
+            paper,
+            domain,
+            papers or {},
+            published or {},
+            reconstruction,
+            reconstructions,
         )
         return model
 

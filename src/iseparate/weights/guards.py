@@ -39,9 +39,13 @@ class Allowance:
             raise CheckpointError("it unpacks to far more than its own size, as no weights do, and was not read")
 
 
-def printable(text: object) -> str:
-    """Return `text` as a string cut to a length and an alphabet that are safe to show on a terminal."""
-    shown = ascii(str(text))[1:-1]
+def printable(value: object) -> str:
+    """Return text, a number or an error as a string of a length and an alphabet that are safe to show on a terminal.
+
+    Of anything that holds others only the type is named: tuples of shared tuples are endless when written out.
+    """
+    holds_others = hasattr(value, "__len__") and not isinstance(value, str)
+    shown = ascii(type(value).__name__ if holds_others else str(value))[1:-1]
     return shown if len(shown) <= 100 else shown[:97] + "..."
 
 

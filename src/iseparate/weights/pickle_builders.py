@@ -27,6 +27,8 @@ from .pickle_machine import Builder, ForeignClass, ForeignObject, Machine, as_ke
 BUILDERS: dict[str, Builder] = {}
 """What answers calls in a checkpoint, by the dotted path of what is called."""
 
+_MAX_AXES = 64  # of NumPy, and as many as PyTorch's kernels take
+
 # Dtypes without a storage class of their own, which arrive through _rebuild_tensor_v3 over untyped bytes.
 _NAMED_DTYPES = {
     name: getattr(torch, name)
@@ -137,9 +139,10 @@ def _complex(_machine: Machine, args: tuple[Any, ...]) -> complex:
 
 
 @_builds("torch.torch_version.TorchVersion", "torch.device")
-def _text(_machine: Machine, args: tuple[Any, ...]) -> str:
-    index = f":{natural(args[1], 'the number of a device')}" if len(args) > 1 else ""
-    return str(of_type(args[0], str)) + index
+def _text(machine: Machine, args: tuple[Any, ...]) -> str:
+    text = str(of_type(args[0], str))
+    machine.claim(len(text))
+    return f"{text}:{natural(args[1], 'the number of a device')}" if len(args) > 1 else text
 
 
 @_builds("copyreg._reconstructor", "copy_reg._reconstructor")
@@ -151,6 +154,7 @@ def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
 
 @_builds("copyreg.__newobj__", "copy_reg.__newobj__")
 def _new_object(machine: Machine, args: tuple[Any, ...]) -> Any:
+    machine.claim(8 * len(args))  # it may name itself again, and so on
     return machine.call(args[0], args[1:])
 
 
@@ -165,10 +169,14 @@ def _expand(machine: Machine, layout: tuple[Any, ...], dtype: torch.dtype | None
     of_type(storage, Tensor)
     if dtype is not None:
         storage = storage.view(dtype)
+    if max(len(of_type(size, tuple, list)), len(of_type(stride, tuple, list))) > _MAX_AXES:
+        raise CheckpointError(
+            f"a tensor inside it has more than {_MAX_AXES} axes, as none has; it is damaged or forged"
+        )
     start = natural(offset, "the offset of a tensor")
-    shape = [natural(length, "the length of a tensor's axis") for length in of_type(size, tuple, list)]
-    steps = [natural(step, "the stride of a tensor") for step in of_type(stride, tuple, list)]
-    if storage.dim() != 1 or not storage.is_contiguous() or len(shape) != len(steps) or len(shape) > 64:
+    shape = [natural(length, "the length of a tensor's axis") for length in size]
+    steps = [natural(step, "the stride of a tensor") for step in stride]
+    if storage.dim() != 1 or not storage.is_contiguous() or len(shape) != len(steps):
         raise CheckpointError("a tensor inside it has a layout that does not make sense; it is damaged: fetch it again")
     count = math.prod(shape)
     last = start + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
@@ -238,11 +246,12 @@ def _array_from_buffer(machine: Machine, args: tuple[Any, ...]) -> NDArray[Any]:
 
 
 @_builds(*_numpy_private("multiarray.scalar"))
-def _scalar(_machine: Machine, args: tuple[Any, ...]) -> Any:
+def _scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
     dtype = _numpy_dtype(args[0])
     data = _text_as_bytes(args[1])
     if len(data) != dtype.itemsize:
         raise CheckpointError("a number inside it has the wrong width; it is damaged: fetch it again")
+    machine.claim(len(data))  # it may be text of any width
     return np.frombuffer(data, dtype=dtype)[0].item()
 
 
@@ -268,9 +277,13 @@ def _restored_array(machine: Machine, args: tuple[Any, ...]) -> NDArray[Any]:
     array, state = of_type(args[0], np.ndarray), args[1]
     shape, described, by_columns, data = of_type(state, tuple)[-4:]
     dtype = _numpy_dtype(described)
-    lengths = tuple(natural(length, "the length of an array's axis") for length in of_type(shape, tuple))
+    if len(of_type(shape, tuple)) > _MAX_AXES:
+        raise CheckpointError(
+            f"an array inside it has more than {_MAX_AXES} axes, as none has; it is damaged or forged"
+        )
+    lengths = tuple(natural(length, "the length of an array's axis") for length in shape)
     octets = _text_as_bytes(data)
-    if len(octets) != math.prod(lengths) * dtype.itemsize or len(lengths) > 64:
+    if len(octets) != math.prod(lengths) * dtype.itemsize:
         raise CheckpointError("an array inside it does not have as many values as its shape says; fetch it again")
     machine.claim(len(octets))
     array.__setstate__((1, lengths, dtype, bool(by_columns), octets))

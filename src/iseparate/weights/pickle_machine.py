@@ -26,6 +26,8 @@ from ..errors import CheckpointError, UnsafeCheckpointError
 from .guards import printable
 
 _MAX_OPCODES = 2_000_000
+_MAX_NAME = 1000
+_OBJECT_BYTES = 512  # about what Python takes for an object with attributes, or for a tensor without its data
 
 # Calls of these are refused aloud rather than left inert: there is no honest reason for one in a checkpoint,
 # and whoever is handed such a file should hear of it. Safety does not rest on this list.
@@ -107,10 +109,15 @@ def of_type(value: Any, *types: type) -> Any:
 
 
 def as_key(value: Any, depth: int = 0) -> Any:
-    """Return `value` if it can be a key; tuples only if small, since one of shared tuples hashes for ever."""
+    """Return `value` if it can be a key: of the numbers and tuples those that a file cannot make slow to look up.
+
+    Tuples of shared tuples hash for ever, and of large whole numbers and complex ones as many as you like hash alike.
+    """
     if isinstance(value, tuple) and depth < 3 and len(value) <= 16:
         return tuple(as_key(part, depth + 1) for part in value)
-    return of_type(value, str, int, float, complex, bytes, type(None), ForeignObject, ForeignClass)
+    if isinstance(value, int) and abs(value) >= 1 << 60:
+        raise CheckpointError("it holds a table with a key of more than 60 bits, as no checkpoint does")
+    return of_type(value, str, int, float, bytes, type(None), ForeignObject, ForeignClass)
 
 
 _Mark = object()
@@ -208,12 +215,18 @@ class Machine:
                 "nothing was run: do not trust this file"
             )
         of_type(args, tuple)
+        self.claim(_OBJECT_BYTES * (1 + len(kwargs or ())))
         if (builder := self._builders.get(named.path)) and not kwargs:
             return builder(self, args)
         if named.path.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
             kind = printable(named.name.removeprefix("_rebuild_"))
             raise CheckpointError(f"it holds a tensor of a kind that is not read here ({kind}); save it densely")
         return ForeignObject(named.module, named.name, args, dict(kwargs or {}))
+
+    def refer(self, persistent_id: Any) -> None:
+        """PERSID and BINPERSID: put what lies outside the pickle on the stack."""
+        self.claim(_OBJECT_BYTES)
+        self.push(self.persistent_load(persistent_id))
 
     def build(self, state: Any) -> None:
         """BUILD: give the object on the stack its state."""
@@ -255,6 +268,12 @@ def _pairs(flat: list[Any]) -> dict[Any, Any]:
 
 def _named(module_and_name: str) -> ForeignClass:
     module, _, name = module_and_name.partition(" ")
+    return _foreign_class(module, name)
+
+
+def _foreign_class(module: str, name: str) -> ForeignClass:
+    if len(module) + len(name) > _MAX_NAME:
+        raise CheckpointError(f"it names a class by more than {_MAX_NAME} letters, as no checkpoint does")
     return ForeignClass(sys.intern(module), sys.intern(name))
 
 
@@ -269,7 +288,7 @@ def _python2_text(argument: str) -> str | bytes:
 
 def _stack_global(machine: Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
-    machine.push(ForeignClass(of_type(module, str), of_type(name, str)))
+    machine.push(_foreign_class(of_type(module, str), of_type(name, str)))
 
 
 def _reduce(machine: Machine, _: Any) -> None:
@@ -363,8 +382,8 @@ _OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "INST": _instance,
     "OBJ": _object,
     "BUILD": lambda machine, _: machine.build(machine.pop()),
-    "PERSID": lambda machine, text: machine.push(machine.persistent_load(text)),
-    "BINPERSID": lambda machine, _: machine.push(machine.persistent_load(machine.pop())),
+    "PERSID": lambda machine, text: machine.refer(text),
+    "BINPERSID": lambda machine, _: machine.refer(machine.pop()),
     "EXT1": _refused("names a class by number"),
     "EXT2": _refused("names a class by number"),
     "EXT4": _refused("names a class by number"),

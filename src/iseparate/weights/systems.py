@@ -68,7 +68,7 @@ def _counted() -> Iterator[PublishedSystem]:
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 domain=arch.domain,
                 paper=arch.paper_of(name),
-                reconstruction=arch.reconstruction,
+                reconstruction=arch.is_reconstruction(name),
             )
 
 

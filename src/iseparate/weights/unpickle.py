@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +33,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_NESTED_FILES = 2
+_DECOMPRESSED_BYTES = 1 << 20
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -60,10 +62,11 @@ def load_torch(path: Path) -> Any:
         What was saved, in these types only: None, bool, int, float, complex, str, bytes, bytearray, list,
         tuple, dict, `OrderedDict`, set, frozenset, `torch.Tensor` on the CPU (tensors that shared a storage
         still do), ``numpy.ndarray`` of numbers or text, and `ForeignClass` and `ForeignObject` for all the
-        rest. Subclasses of dict from ``collections`` come as dict, ``torch.Size`` as tuple, ``torch.device``
-        and ``TorchVersion`` as str, NumPy scalars as Python numbers, parameters as tensors; arrays are
-        read-only and in native byte order. ``requires_grad``, hooks and the ``_metadata`` attribute of state
-        dicts are dropped. The plain containers form a finite tree.
+        rest. A state that is a whole file again, compressed (``{"compressed": bytes}``, as Demucs writes quantised
+        weights), is what that file holds. Subclasses of dict from ``collections`` come as dict, ``torch.Size`` as
+        tuple, ``torch.device`` and ``TorchVersion`` as str, NumPy scalars as Python numbers, parameters as tensors;
+        arrays are read-only and in native byte order. ``requires_grad``, hooks and the ``_metadata`` attribute of
+        state dicts are dropped. The plain containers form a finite tree.
 
     Raises:
         UnsafeCheckpointError: it asks for a dangerous function, or for a call that no checkpoint needs.
@@ -87,7 +90,39 @@ def read_torch(plain: Path) -> Any:
         with _BoundedFile(plain) as stream:
             result = _load_stream(stream, stream.size_bytes, allowance, nesting=0)
     require_finite_tree(result)
+    if _is_compressed(result):
+        result = _decompressed(result["compressed"], allowance)
+    elif isinstance(result, dict) and _is_compressed(result.get("state")):
+        result["state"] = _decompressed(result["state"]["compressed"], allowance)
     return result
+
+
+def _is_compressed(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ["compressed"] and isinstance(value["compressed"], bytes)
+
+
+def _decompressed(packed: bytes, allowance: Allowance) -> Any:
+    """Read a file of PyTorch that lies in another one, compressed by zlib."""
+    inflate = zlib.decompressobj()
+    unpacked = io.BytesIO()
+    try:
+        while not inflate.eof:
+            block = inflate.decompress(packed, _DECOMPRESSED_BYTES)
+            if not block and not inflate.unconsumed_tail and not inflate.eof:
+                raise CheckpointError("its compressed weights are cut short; fetch it again")
+            allowance.claim(len(block))
+            unpacked.write(block)
+            packed = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise CheckpointError(f"its compressed weights are damaged ({printable(error)}); fetch it again") from error
+    size_bytes = unpacked.tell()
+    unpacked.seek(0)
+    if unpacked.getbuffer()[: len(ZIP_MAGIC)] == ZIP_MAGIC:
+        inner = _load_zip(unpacked, allowance)
+    else:
+        inner = _load_stream(unpacked, size_bytes, allowance, nesting=1)
+    require_finite_tree(inner)
+    return inner
 
 
 class _Storages:
@@ -212,7 +247,7 @@ def _member_info(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _load_zip(path: Path, allowance: Allowance) -> Any:
+def _load_zip(path: Path | BinaryIO, allowance: Allowance) -> Any:
     """Read the container of PyTorch 1.6 and later: ``<name>/data.pkl``, ``<name>/data/<key>``."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
