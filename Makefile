@@ -31,10 +31,10 @@ train-demo: $(VENV)/.train
 	@$(BIN)/iseparate train demo --data synthetic:0.35@1 -o trained/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -51,6 +51,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/bss_eval.py $(if $(SONGS),--songs "$(SONGS)")
 	$(BIN)/python bench/d3net.py
 	$(BIN)/python bench/open_unmix.py
+	$(BIN)/python bench/waveform.py
+	$(BIN)/python bench/loader.py
+	$(BIN)/python bench/synthetic_band.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -91,6 +91,30 @@ PEERS = {
         removed=("torchaudio/lib/*.so",),
         smoke_test="import soundfile; from openunmix.model import OpenUnmix, Separator",
     ),
+    # The networks of versions 1 and 2. demucs wants torchaudio and lameenc only to read and write songs; diffq 0.1 is
+    # what it was released with, and needs no compiler.
+    "demucs-2": Peer(
+        python="3.11",
+        requirements=("torch==2.13.0", "numpy==2.4.6", "julius==0.2.8", "tqdm==4.67.1", "setuptools==80.9.0"),
+        without_dependencies=("diffq==0.1.1", "demucs==2.0.3"),
+        smoke_test="from demucs.model import Demucs; from demucs.tasnet import ConvTasNet",
+    ),
+    # asteroid pins what its training needs; these are what its networks import.
+    "asteroid": Peer(
+        python="3.11",
+        requirements=(
+            "torch==2.13.0",
+            "numpy==2.4.6",
+            "scipy==1.17.0",
+            "soundfile==0.13.1",
+            "huggingface-hub==0.36.0",
+            "requests==2.32.5",
+            "julius==0.2.8",
+            "PyYAML==6.0.3",
+        ),
+        without_dependencies=("asteroid-filterbanks==0.4.0", "asteroid==0.7.0"),
+        smoke_test="from asteroid.models import ConvTasNet, DPRNNTasNet, LSTMTasNet",
+    ),
 }
 
 

@@ -41,6 +41,8 @@ Version = Literal["images", "sources"]
 
 _MAX_PERMUTED = 8
 """Stems whose orders are all tried: 8! are forty thousand."""
+_MAX_CHANNELS = 64
+"""More than these are samples in the place of channels: their equations would take all memory there is."""
 _BATCH_BLOCKS = 8
 """Blocks that are transformed at a time: few, so that they stay in the processor's cache."""
 _SCAN_SAMPLES = 1 << 20
@@ -409,6 +411,11 @@ def check_shape(what: str, signal: Any) -> tuple[int, int]:
     shape = np.shape(signal)
     if len(shape) != 2 or 0 in shape:
         raise AudioFormatError(f"{what} has the shape {list(shape)}; expected [channels, samples], none of them 0")
+    if shape[0] > _MAX_CHANNELS:
+        raise AudioFormatError(
+            f"{what} has the shape {list(shape)}, that is {shape[0]} channels; expected [channels, samples], so "
+            "transpose it if samples come first, as in museval"
+        )
     return shape[0], shape[1]
 
 

@@ -40,7 +40,8 @@ def frames_parquet(scores: Iterable[TrackScores], framewise: frozenset[str]) -> 
             length_seconds = track.samples / track.sample_rate_hz
             for metric, stem, value, figures in _values(track):
                 count = len(figures)
-                duration = FRAME_SECONDS if metric in framewise else length_seconds
+                # A track shorter than a frame is one frame, as long as itself.
+                duration = min(FRAME_SECONDS, length_seconds) if metric in framewise else length_seconds
                 row = (track.track, track.subset, metric, stem, value)
                 for name, word in zip(schema.names, row, strict=False):
                     columns[name] += itertools.repeat(word, count)

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,10 +97,9 @@ def pooled(frames: NDArray[np.float64]) -> float:
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name; UsageError with the nearest names."""
+    """The metric of that name; UsageError with those there are."""
     if name not in METRICS:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), METRICS, n=3, cutoff=0.5) or list(METRICS)
-        raise UsageError(f"no metric is called {name[:80]!r}; there is {', '.join(near)}")
+        raise UsageError(f"no metric is called {name[:80]!r}; there is {', '.join(METRICS)}")
     return METRICS[name]
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -240,10 +241,11 @@ def open_run(
         resume: go on where the folder holds the same run.
 
     Raises:
-        UsageError: the folder holds a run already, or one that asked for something else.
+        UsageError: the folder holds a run already, or one that asked for something else; two tracks have one name.
         OutputError: the folder cannot be made, or another process is at work in it.
     """
     places = _places(dataset_tracks)
+    _refuse_same_names(tracks)
     with _held(folder):
         path = folder / RUN_NAME
         before = read_run(folder) if path.exists() else None
@@ -323,6 +325,18 @@ def _places(tracks: Sequence[Track]) -> dict[int, Path]:
     return {id(track): place for track, place in zip(tracks, places, strict=True)}
 
 
+def _refuse_same_names(tracks: Sequence[Track]) -> None:
+    """Tables, plots and comparisons know a track by its name, which a track of another subset can have too."""
+    names = Counter(readable(track.name) for track in tracks)
+    name, count = names.most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        subsets = sorted({track.subset or "none" for track in tracks if readable(track.name) == name})
+        raise UsageError(
+            f"{count} tracks are called {name!r}, of the subsets {', '.join(subsets)}; choose one --subset, or rename "
+            "all but one"
+        )
+
+
 def _refuse_other_settings(folder: Path, before: Asked, now: Asked) -> None:
     old, new = ({**_flat(asked.model_dump()), "metrics": ", ".join(asked.metrics)} for asked in (before, now))
     for name in sorted(old.keys() | new.keys()):
@@ -341,8 +355,8 @@ def _refuse_to_leave_out(run: EvaluationRun, dataset_tracks: Sequence[Track]) ->
     done = [track for track in others if run.scores_path(track).exists()]
     if done:
         raise UsageError(
-            f"{run.folder} holds the scores of {len(done)} tracks that this call leaves out, such as "
-            f"{readable(done[0].name)}; ask for them too, or choose another -o"
+            f"{run.folder} holds scores that this call leaves out ({len(done)} of {len(dataset_tracks)} tracks, such "
+            f"as {readable(done[0].name)}); ask for them too, or choose another -o"
         )
 
 

@@ -90,5 +90,5 @@ def fitted(name: str, signal: Samples, samples: int) -> tuple[Samples, str | Non
 
 
 def readable(name: str) -> str:
-    """A name as text: that of a file can be any bytes."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    """A name as text: that of a file can be any bytes. Those that are no text are escaped, so names stay apart."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

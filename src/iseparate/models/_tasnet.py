@@ -219,6 +219,15 @@ def renamed(
     return ours
 
 
+def decoder_matrix(filters: Tensor) -> Tensor:
+    """A decoder's filters, stored as ``[N, 1, L]``, as the matrix ``[L, N]`` that ours is; CheckpointError."""
+    if filters.ndim < 2:
+        raise CheckpointError(
+            f"the decoder's filters have the shape {list(filters.shape)}; expected [filters, 1, samples]"
+        )
+    return filters.flatten(1).T.contiguous()
+
+
 class AsteroidFile:
     """One of asteroid's serialized models: its name, its arguments and its tensors, in one file.
 

@@ -31,7 +31,17 @@ from torch.nn import functional as F
 
 from iseparate.errors import CheckpointError
 from iseparate.models._registry import register
-from iseparate.models._tasnet import MUSIC, Activation, AsteroidFile, TasNet, TasNetConfig, activate, refusing, renamed
+from iseparate.models._tasnet import (
+    MUSIC,
+    Activation,
+    AsteroidFile,
+    TasNet,
+    TasNetConfig,
+    activate,
+    decoder_matrix,
+    refusing,
+    renamed,
+)
 from iseparate.nn.norms import NormKind, layer_norm
 from iseparate.types import Checkpoint, CheckpointFile
 
@@ -221,7 +231,7 @@ class AsteroidCheckpoint:
             dropped = {rf"masker\.TCN\.{last}\.res_conv\.(weight|bias)": "adds to a sum that nothing reads"}
         state = renamed("Conv-TasNet", file.state, _ASTEROID, dropped)
         if "decoder.weight" in state:
-            state["decoder.weight"] = state["decoder.weight"].flatten(1).T.contiguous()  # stored as [N, 1, L]
+            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
         return config, state
 
 

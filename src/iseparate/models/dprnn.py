@@ -29,7 +29,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iseparate.models._registry import register
-from iseparate.models._tasnet import Activation, AsteroidFile, TasNet, TasNetConfig, activate, refusing, renamed
+from iseparate.models._tasnet import (
+    Activation,
+    AsteroidFile,
+    TasNet,
+    TasNetConfig,
+    activate,
+    decoder_matrix,
+    refusing,
+    renamed,
+)
 from iseparate.nn.framing import overlap_add
 from iseparate.nn.norms import EPSILON, NormKind, layer_norm
 from iseparate.types import Checkpoint
@@ -214,10 +223,10 @@ class AsteroidCheckpoint:
         }
         state = renamed("DPRNN", theirs, _ASTEROID, {})
         for name, tensor in state.items():
-            if name.endswith(".weight") and tensor.ndim > 2 and name != "encoder.weight":
-                state[name] = tensor.flatten(1)  # 1x1 convolutions, and the decoder's [N, 1, L]
+            if name.endswith(".weight") and tensor.ndim > 2 and name not in ("encoder.weight", "decoder.weight"):
+                state[name] = tensor.flatten(1)  # 1x1 convolutions
         if "decoder.weight" in state:
-            state["decoder.weight"] = state["decoder.weight"].T.contiguous()
+            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
         return config, state
 
 

@@ -27,7 +27,16 @@ from torch import Tensor, nn
 
 from iseparate.errors import CheckpointError
 from iseparate.models._registry import register
-from iseparate.models._tasnet import Activation, AsteroidFile, TasNet, TasNetConfig, activate, refusing, renamed
+from iseparate.models._tasnet import (
+    Activation,
+    AsteroidFile,
+    TasNet,
+    TasNetConfig,
+    activate,
+    decoder_matrix,
+    refusing,
+    renamed,
+)
 from iseparate.nn.norms import NormKind, layer_norm
 from iseparate.types import Checkpoint
 
@@ -136,7 +145,7 @@ class AsteroidCheckpoint:
         )
         state = renamed("TasNet", file.state, _ASTEROID, _DROPPED)
         if "decoder.weight" in state:
-            state["decoder.weight"] = state["decoder.weight"].flatten(1).T.contiguous()  # stored as [N, 1, L]
+            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
         banks = [state.pop(name, torch.zeros(0)) for name in ("encoder.weight", "gate.weight")]
         if banks[0].shape[1:] != banks[1].shape[1:]:
             raise CheckpointError(
