@@ -12,6 +12,8 @@ import pytest
 import soundfile
 from stage import music
 
+from iseparate.evaluate.track_scores import read_track_scores
+
 RATE = 8000
 
 
@@ -126,14 +128,16 @@ def test_what_is_wrong_with_stems_on_disk_is_said_for_each_song(evaluate, songs,
     ("words", "sentence"),
     [
         ("--data nowhere", "nowhere does not exist"),
-        ("--data songs --metrics sdr", "no metric is called 'sdr'"),
+        ("--data songs --metrics sdr", "no metric is called 'sdr'; there is bss_eval_v4, "),
         ("--data songs --metrics ,", "--metrics names none"),
         ("--data songs -j 0", "jobs is 1 or more; got 0"),
         ("--data songs --limit 0", "--limit is 1 or more; got 0"),
+        ("--data songs --seed -1", "--seed is 0 or more; got -1"),
         ("--data songs --tracks Z*", "none of the 3 tracks is called like 'Z*'; there is 'a'"),
         ("--data songs --compare songs", "songs is not the folder of a run"),
         ("--data songs --compare published:nobody", "no row of the literature's tables"),
-        ("--data songs -n nothing", "nothing"),
+        ("--data songs -n nothing", "There is no model called 'nothing'"),
+        ("--data songs -n irm3", "irm1, irm2, ibm1, "),
         ("--data songs --estimates nowhere", "nowhere is not a folder"),
         ("--data songs --estimates songs/a", "songs/a holds stems of none of the 3 tracks"),
         ("--data songs --subset test", "has no track of the subset test"),
@@ -161,7 +165,7 @@ def test_a_run_is_not_overwritten_or_mixed(evaluate, songs):
     assert "✓ a: kept vocals" in grown.out
     assert "✓ b: uSDR vocals" in grown.out
     assert (
-        "tracks that this call leaves out"
+        "holds scores that this call leaves out (2 of 3 tracks, such as a)"
         in evaluate("--data", "songs", "--metrics", "usdr", "--resume", "--tracks", "b").sentence
     )
 
@@ -181,14 +185,20 @@ def test_what_is_not_installed_is_said_first(evaluate, songs, here, monkeypatch)
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
 def test_names_can_be_any_bytes(evaluate, here):
     place = os.fsdecode(b"so\xffngs")
-    write_song(here / "plain/song")  # soundfile writes to no such name
-    (here / "plain/song").rename(here / "plain" / os.fsdecode(b"a\xfe"))
+    for seconds, name in ((1, b"a\xfe"), (2, b"a\xff")):
+        write_song(here / "plain/song", seconds=seconds)  # soundfile writes to no such name
+        (here / "plain/song").rename(here / "plain" / os.fsdecode(name))
     (here / "plain").rename(here / place)
     outcome = evaluate("--data", place, "--estimates", place, "--metrics", "usdr")
     assert (outcome.status, outcome.err) == (0, "")
     (run,) = (here / "evaluated").glob("*/*")
-    assert json.loads((run / "run.json").read_text())["asked"]["data"].endswith("so?ngs")
-    assert "a?" in (run / "report.html").read_text()
+    assert json.loads((run / "run.json").read_text())["asked"]["data"].endswith("so\\udcffngs")
+    page = (run / "report.html").read_text()
+    assert "a\\udcfe" in page
+    # Each is shown with figures of its own.
+    lengths = {read_track_scores(path).track: read_track_scores(path).samples for path in run.glob("test/*.json")}
+    assert lengths == {"a\\udcfe": RATE, "a\\udcff": 2 * RATE}
+    assert page.count('<td class="n" data-v="1.0">0:01</td>') == page.count('<td class="n" data-v="2.0">0:02</td>') == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as Unix has them")

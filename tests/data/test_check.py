@@ -175,6 +175,18 @@ def test_silence(song):
     assert sorted(finding.code for finding in report) == ["silent-mixture", *["silent-stem"] * 4]
 
 
+def test_silence_all_over_where_the_mixture_is_the_sum(tmp_path):
+    for name in ("vocals", "other"):
+        write(tmp_path / "song" / f"{name}.wav", 0 * sound(0))
+    assert codes(check(f"folder:{tmp_path}")) == [
+        ("silent-mixture", "song", ""),
+        ("silent-stem", "song", "other"),
+        ("silent-stem", "song", "vocals"),
+    ]
+    write(tmp_path / "song" / "vocals.wav", sound(0))
+    assert codes(check(f"folder:{tmp_path}")) == [("silent-stem", "song", "other")]
+
+
 def test_a_stem_twice(song):
     write(song / "other.wav", sound(0))
     write(song / "mixture.wav", 2 * sound(0) + sound(1) + sound(3))

@@ -210,6 +210,7 @@ def test_the_package_exports_the_function():
         (lambda r, e: (r, e[:2]), "3 references and 2 estimates"),
         (lambda r, e: (r[:0], e[:0]), "0 references"),
         (lambda r, e: (r, e[:, :1]), r"estimate 0 has the shape \[1, 4000\] and reference 0 \[2, 4000\]"),
+        (lambda r, e: (r.transpose(0, 2, 1), e.transpose(0, 2, 1)), r"\[4000, 2\], that is 4000 channels"),
         (lambda r, e: (r, e[..., :-1]), r"estimate 0 has the shape \[2, 3999\]"),
         (lambda r, e: (r[..., :0], e[..., :0]), r"shape \[2, 0\]"),
         (lambda r, e: (r[0], e[0]), r"shape \[4000\]; expected \[channels, samples\]"),

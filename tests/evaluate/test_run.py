@@ -128,7 +128,7 @@ def test_a_folder_holds_one_run(tmp_path):
         run(tmp_path, tracks, metrics=(USDR, BSS), resume=True)
     with pytest.raises(UsageError, match="was made with tracks_sha256"):
         run(tmp_path, [song("a"), song("c")], resume=True)
-    with pytest.raises(UsageError, match="holds the scores of 1 tracks that this call leaves out, such as b"):
+    with pytest.raises(UsageError, match=r"scores that this call leaves out \(1 of . tracks, such as b\)"):
         run(tmp_path, tracks, chosen=tracks[:1], resume=True)
     # Better words for the same metric are no other metric.
     words = asked(noisy(), tracks).model_copy(update={"metrics": {"usdr": "in other words"}})
@@ -228,6 +228,11 @@ def test_hostile_names_stay_in_the_folder(tmp_path):
 def test_two_tracks_of_one_name_are_refused(tmp_path):
     with pytest.raises(UsageError, match="two tracks called"):
         run(tmp_path, [song("a"), song("a", seed=1)])
+    apart = [song("a"), song("a", seed=1, subset="train")]
+    with pytest.raises(UsageError, match="2 tracks are called 'a', of the subsets test, train; choose one --subset"):
+        run(tmp_path, apart)
+    (only,) = run(tmp_path, apart, chosen=apart[1:])
+    assert only.status == "done"
 
 
 def test_mixture_oracle_and_model_are_estimators(tmp_path):

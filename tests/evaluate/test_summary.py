@@ -145,3 +145,6 @@ def test_every_frame_is_in_the_table():
     assert table["time_seconds"] == [0, 1, 2, 0]
     assert table["duration_seconds"] == [1, 1, 1, 3]
     np.testing.assert_array_equal(table["score"], [1, NAN, INF, 2])
+    short = scored("c", {"bass": [1]}).model_copy(update={"samples": 5})
+    table = parquet.read_table(io.BytesIO(frames_parquet([short], frozenset({"m"})))).to_pydict()
+    assert table["duration_seconds"] == [0.5]

@@ -30,7 +30,7 @@ from iseparate.cli.options import (
     complete_model,
     open_separator,
 )
-from iseparate.errors import UsageError
+from iseparate.errors import UnknownModelError, UsageError
 
 if TYPE_CHECKING:
     from iseparate.data import Dataset
@@ -154,6 +154,8 @@ def evaluate(
         raise UsageError(f"jobs is 1 or more; got {jobs}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is 1 or more; got {limit}")
+    if seed < 0:
+        raise UsageError(f"--seed is 0 or more; got {seed}")
     baselines = [read_baseline(words) for words in compare or ()]
     dataset = _with_default_subset(open_dataset(data), subset, lambda chosen: open_dataset(data, chosen))
     dataset.require_songs()
@@ -261,7 +263,7 @@ def _estimator(
 ) -> Estimator:
     """What is scored; a model is opened, and its weights fetched."""
     from iseparate.evaluate import estimators
-    from iseparate.evaluate.oracle import is_oracle
+    from iseparate.evaluate.oracle import ORACLES, is_oracle
 
     is_model = estimates is None and name is not None and name != estimators.MIXTURE and not is_oracle(name)
     given = [word for word in ("overlap", "segment_seconds", "shifts") if engine[word]]
@@ -276,7 +278,12 @@ def _estimator(
         return estimators.mixture_estimator()
     if is_oracle(name):
         return estimators.oracle_estimator(name)
-    separator = stack.enter_context(open_separator(name, **engine, seed=seed))
+    try:
+        separator = stack.enter_context(open_separator(name, **engine, seed=seed))
+    except UnknownModelError as error:
+        raise UnknownModelError(
+            f"{str(error).rstrip('.')}; {', '.join(ORACLES)} are oracles, {estimators.MIXTURE} is the mixture itself"
+        ) from error
     identity = {"weights_sha256": separator.ready.weights_sha256, **separator.settings}
     return estimators.separating(separator.ready.id, _separation(separator), identity)
 

@@ -203,13 +203,14 @@ def _run(
     from iseparate.engine.jobs import run_jobs
     from iseparate.evaluate.metrics import metric
     from iseparate.evaluate.run import Asked, open_run, this_session, tracks_sha256
+    from iseparate.evaluate.track_audio import readable
 
     measure = metric(table.metric)
     asked = Asked(
         estimator=estimator.name,
         kind=estimator.kind,
         identity=dict(estimator.identity),
-        data=f"{dataset.kind}:{dataset.root.resolve()}",
+        data=readable(f"{dataset.kind}:{dataset.root.resolve()}"),
         subset=dataset.subset or "",
         tracks_sha256=tracks_sha256(dataset.tracks),
         metrics={measure.name: measure.definition},

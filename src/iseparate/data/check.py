@@ -222,6 +222,10 @@ class _StoppedError(Exception):
     """The user has stopped the run."""
 
 
+def _is_silent(fact: SourceFacts) -> bool:
+    return fact.peak_dbfs is None or fact.peak_dbfs < SILENCE_DBFS
+
+
 class _TrackCheck:
     """The check of one track."""
 
@@ -253,6 +257,8 @@ class _TrackCheck:
         facts = {name: meter.facts() for name, meter in meters.items()}
         for name, fact in facts.items():
             self._judge_source(name, fact)
+        if MIXTURE not in facts and not self._dataset.training_only:
+            self._judge_sum(facts)
         self._judge_repeated_stems(facts)
         residual_db = self._judge_residual(residual, mixture_energy)
         return TrackFacts(self._track.title, self._track.subset, facts, residual_db, self._limit_db), self._findings
@@ -356,8 +362,13 @@ class _TrackCheck:
                 total += part[:, :width] if part.shape[0] in (1, channels) else 0
             yield total
 
+    def _judge_sum(self, facts: Mapping[str, SourceFacts]) -> None:
+        """The mixture, where the stems' sum stands in for it."""
+        if facts and all(_is_silent(fact) for fact in facts.values()):
+            self._found("silent-mixture", "", "all stems are silent, and so is their sum: expected a song; replace it")
+
     def _judge_source(self, name: str, fact: SourceFacts) -> None:
-        if fact.peak_dbfs is None or fact.peak_dbfs < SILENCE_DBFS:
+        if _is_silent(fact):
             silence = "silent" if fact.peak_dbfs is None else f"silent (its peak is {fact.peak_dbfs:.1f} dBFS)"
             if name == MIXTURE:
                 self._found("silent-mixture", name, f"the mixture is {silence}: expected a song; replace the file")
