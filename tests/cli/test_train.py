@@ -157,13 +157,10 @@ def test_the_synthetic_band_is_rendered_once(iseparate, recipe, here):
     assert {path: path.stat().st_mtime_ns for path in (here.parent / "cache").rglob("*.flac")} == rendered
 
 
-def test_scores_are_the_engine_s(here):
+def test_scores_are_the_engine_s(tiny):
     """What validation separates is what the command will."""
-    from conftest import write_tiny_weights
-
-    weights = write_tiny_weights(here / "tiny.safetensors")
     samples = np.random.default_rng(0).standard_normal((2, 60_000)).astype(np.float32) * 0.1
-    separator = Separator(weights)
+    separator = Separator(tiny)
     expected = separator.separate(samples, sample_rate=44_100)
     with torch.inference_mode():
         found = separate_live(separator.ready.model, samples, 44_100)

@@ -22,6 +22,7 @@ position) it holds under ``iseparate`` what is needed to know where it comes fro
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -103,6 +104,8 @@ def about(
         "averages": list(averages),
         "commit": commit(),
         "versions": versions(),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
     }
 
 
