@@ -80,14 +80,17 @@ def main() -> None:
             rows.append(row(subject, separator, mix, default))
             del separator
         gc.collect()
-        print(rows[-1], flush=True)
-    what = f"the first song of {options.songs.name}" if options.songs else "tones and noise"
+        write(rows, options.seconds, options.songs)  # after each: a run of an hour that is stopped keeps what it has
+
+
+def write(rows: list[dict[str, str]], seconds: float, songs: Path | None) -> None:
+    what = f"the first song of {songs.name}" if songs else "tones and noise"
     report.write(
         "chunking",
-        f"Segments against one pass, {options.seconds:g} s of {what}",
+        f"Segments against one pass, {seconds:g} s of {what}",
         [
-            "`python bench/chunking.py" + (" --songs FOLDER" if options.songs else "") + f" --seconds "
-            f"{options.seconds:g}`: energy of the difference over that of the one-pass stem, worst stem.",
+            "`python bench/chunking.py" + (" --songs FOLDER" if songs else "") + f" --seconds {seconds:g}`: energy of "
+            "the difference over that of the one-pass stem, worst stem.",
             f"*exact*: a network of finite context, below {EXACT_DB:g} dB, which is rounding. *One segment*: it held "
             "all of the input, so nothing was compared.",
             "Random weights (seeded, scaled by the fan-in): a trained network may remember longer, so the figure is an "
