@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iseparate.data.open import Dataset
 from iseparate.data.track import Track
 from iseparate.errors import AudioReadError, OutputError, UsageError
+from iseparate.whole_file import write_whole
 
 FORMAT = 1
 _CHUNK_BYTES = 1 << 20
@@ -76,12 +77,9 @@ class DataManifest(_Frozen):
 
     def write(self, path: Path) -> None:
         """Write the file in one step; OutputError."""
-        fresh = path.with_name(f".{path.name}.part")
         try:
-            fresh.write_text(self.text(), encoding="ascii")
-            fresh.replace(path)
+            write_whole(path, self.text())
         except OSError as error:
-            fresh.unlink(missing_ok=True)
             raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
 
 

@@ -28,6 +28,7 @@ from iseparate.data.shards import DTYPES, FORMAT, INDEX_NAME, SONGS_NAME, Index,
 from iseparate.data.track import MIXTURE, Track
 from iseparate.errors import AudioError, OutputError, TruncatedAudioError, UsageError
 from iseparate.types import Samples
+from iseparate.whole_file import write_whole
 
 _BLOCK_SAMPLES = 1 << 16
 _INT16_STEP = 2.0**-15
@@ -158,7 +159,7 @@ def _prepare(
         sample_format=sample_format,
         songs=tuple(done[number] for number in sorted(done)),
     )
-    _write_whole(folder / INDEX_NAME, index.model_dump_json(indent=1).encode())
+    write_whole(folder / INDEX_NAME, index.model_dump_json(indent=1))
     _remove_strangers(songs, index)
     size = sum(song.bytes_of(sample_format) for song in index.songs)
     return Prepared(folder, len(done), len(made), failed, size)
@@ -226,7 +227,7 @@ def _make_song(songs: Path, job: _Job, wrote: Callable[[int], None]) -> Song:
     finally:
         with suppress(OSError):
             part.unlink()
-    _write_whole(path.with_suffix(".json"), song.model_dump_json(indent=1).encode())
+    write_whole(path.with_suffix(".json"), song.model_dump_json(indent=1))
     return song
 
 
@@ -315,22 +316,13 @@ def _remove_strangers(songs: Path, index: Index) -> None:
             path.unlink()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the folder against other runs; UsageError where it is in use or holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: expected a folder for the prepared songs; choose another with -o")
     folder.mkdir(parents=True, exist_ok=True)
-    ours = {INDEX_NAME, SONGS_NAME, f"{INDEX_NAME}.part", ".lock"}
+    ours = {INDEX_NAME, SONGS_NAME, f".{INDEX_NAME}.part", ".lock"}
     strange = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if strange:
         raise UsageError(f"{folder} holds something else ({strange[0][:60]}): choose an empty or new folder with -o")

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StringConstraints, ValidationError, model_validator
 
 from iseparate.errors import OutputError, UsageError
+from iseparate.whole_file import write_whole
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -218,11 +219,9 @@ def read_reproductions(folder: Path) -> dict[str, Reproduction]:
 def write_reproduction(record: Reproduction, folder: Path) -> Path:
     """Write a record under its name, whole or not at all; OutputError."""
     path = folder / record.file_name
-    part = path.with_name(path.name + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, record.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror}); choose another folder with --record"

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +27,7 @@ from iseparate.evaluate.spectra import BandLevels, band_levels
 from iseparate.evaluate.targets import canonical, scoring_plan
 from iseparate.evaluate.track_audio import Track, TrackAudio, checked_estimates, readable
 from iseparate.types import Samples
+from iseparate.whole_file import write_whole
 
 if TYPE_CHECKING:
     from iseparate.evaluate.metrics import Metric
@@ -159,34 +158,16 @@ def track_file_names(tracks: Sequence[Track]) -> list[str]:
     ]
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that has its name only when it is whole and on the disk; OutputError."""
-    part = path.with_name(f".{path.name}.part")
+def write_in_run(path: Path, content: str | bytes) -> None:
+    """Write a file of a run, whole or not at all; OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        write_whole(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}); make room or choose another -o, and go on with "
             "--resume"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """The name itself has to survive a power cut; Windows has no such call."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _as_lists(values: Mapping[str, NDArray[Any]]) -> dict[str, list[float]]:

@@ -26,6 +26,7 @@ from iseparate.train.progress import Teller, TrainingProgress
 from iseparate.train.recipe import Recipe, load_recipe, network_config
 from iseparate.train.resume import alone, manifest_hash, starting_point
 from iseparate.train.table import Row, Table, read_table
+from iseparate.whole_file import write_whole
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.csv"
@@ -246,10 +247,8 @@ def _choice(recipe: Recipe, judged: bool, validated: bool) -> Choice:
 
 
 def _write_recipe(path: Path, recipe: Recipe) -> None:
-    fresh = path.with_name(f".{path.name}.part")
     try:
-        fresh.write_text(recipe.to_yaml(), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, recipe.to_yaml())
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}); make room, or choose another -o") from error
 

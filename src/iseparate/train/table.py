@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from iseparate.errors import UsageError
 from iseparate.train.module import TrainingModule
+from iseparate.whole_file import write_whole
 
 Row = dict[str, str]
 """Figures by name; ``epoch`` counts from 1, as people do."""
@@ -57,9 +58,7 @@ class Table(Callback):
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        fresh = self._path.with_name(f".{self._path.name}.part")
-        fresh.write_text(text.getvalue(), encoding="utf-8", newline="")
-        fresh.replace(self._path)
+        write_whole(self._path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Row]:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib import resources
 
 from iseparate.cache_folder import cache_folder
+from iseparate.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ def published_systems() -> tuple[PublishedSystem, ...]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob("*.json"):
             stale.unlink()
-        fresh = path.with_suffix(".part")
-        fresh.write_text(json.dumps([asdict(system) for system in found]), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, json.dumps([asdict(system) for system in found]))
     return found
 
 

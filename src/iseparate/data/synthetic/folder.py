@@ -31,6 +31,7 @@ from iseparate.data.synthetic.sounds import SAMPLE_RATE
 from iseparate.data.synthetic.version import VERSION
 from iseparate.errors import OutputError, UsageError
 from iseparate.types import Samples
+from iseparate.whole_file import write_whole
 
 BAND_FILE = "band.json"
 NOTICE_FILE = "NOTICE.txt"
@@ -193,9 +194,7 @@ def _write_sound(path: Path, samples: Samples) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    fresh = path.with_name(f".{path.name}.part")
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def _claim(root: Path, settings: BandSettings) -> None:
