@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from iseparate.machine import machine as this_machine
 from iseparate.versions import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -21,9 +20,7 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": _commit(),
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
+        **this_machine(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
@@ -49,12 +46,3 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -19,16 +19,16 @@ from rich.table import Table
 import iseparate
 from iseparate.cli import console
 from iseparate.cli.console import note, plain
-from iseparate.cli.evaluate import TrackBars
+from iseparate.cli.evaluate import TrackBars, model_estimator
 from iseparate.cli.options import Device, OutDir, open_separator
 from iseparate.errors import AudioError, UsageError
+from iseparate.machine import in_words
 
 if TYPE_CHECKING:
     from iseparate.data import Dataset, Track
-    from iseparate.evaluate.estimators import Estimator, Report
+    from iseparate.evaluate.estimators import Estimator
     from iseparate.evaluate.published import PublishedRow, PublishedTable, Reproduction
     from iseparate.evaluate.run import TrackResult
-    from iseparate.types import Samples
 
 SHORT_SECONDS = 60
 """Songs whose median is shorter are excerpts: the 7 s sample set has as many as the whole one."""
@@ -176,18 +176,13 @@ def _faults(dataset: Dataset, table: PublishedTable, limit: int | None) -> list[
 @contextmanager
 def _estimator(row: PublishedRow, device: str) -> Iterator[tuple[Estimator, str | None]]:
     """What makes the row's estimates, and the hash of its weights."""
-    from iseparate.evaluate.estimators import oracle_estimator, separating
+    from iseparate.evaluate.estimators import oracle_estimator
 
     if row.card is None:
         yield oracle_estimator(str(row.oracle)), None
         return
     with open_separator(row.card, device=device) as separator:
-
-        def separate(mix: Samples, sample_rate: int, report: Report) -> Mapping[str, Samples]:
-            return separator.separate(mix, sample_rate, callback=lambda progress: report(progress.done_seconds))
-
-        identity = {"weights_sha256": separator.ready.weights_sha256, **separator.settings}
-        yield separating(row.card, separate, identity), separator.ready.weights_sha256
+        yield model_estimator(separator), separator.ready.weights_sha256
 
 
 def _run(
@@ -277,7 +272,7 @@ def _record(
         average=statistics.fmean(sdr.values()),
         weights_sha256=weights_sha256,
         command=command,
-        machine=f"{machine['processor']}, {machine['cores']} cores, {machine['system']}",
+        machine=in_words(machine),
         commit=_commit(),
         date=datetime.now(UTC).date(),
         versions=versions(),

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,8 +34,9 @@ from iseparate.evaluate.track_scores import (
     read_track_scores,
     score_track,
     track_file_names,
-    write_whole,
+    write_in_run,
 )
+from iseparate.machine import machine
 from iseparate.versions import versions
 
 if TYPE_CHECKING:
@@ -220,8 +219,8 @@ class EvaluationRun:
             complaint = f"a fault of iseparate's; please report it: {type(error).__name__}: {error}"
         else:
             # The scores come last: their file says that the track is done.
-            write_whole(self.spectra_path(track), pack(spectra))
-            write_whole(self.scores_path(track), scores.to_json())
+            write_in_run(self.spectra_path(track), pack(spectra))
+            write_in_run(self.scores_path(track), scores.to_json())
             return TrackResult(name, track.subset, "done", scores, self.spectra_path(track))
         return TrackResult(name, track.subset, "failed", error=f"{name}: {complaint}")
 
@@ -256,7 +255,7 @@ def open_run(
         record = RunRecord(asked=asked, sessions=(*(before.sessions if before else ()), session))
         run = EvaluationRun(folder, record, tracks, places)
         _refuse_to_leave_out(run, dataset_tracks)
-        write_whole(path, record.model_dump_json(indent=2) + "\n")
+        write_in_run(path, record.model_dump_json(indent=2) + "\n")
         yield run
 
 
@@ -281,11 +280,7 @@ def this_session(command: str) -> Session:
     return Session(
         command=readable(command),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine={
-            "processor": _processor(),
-            "cores": str(os.cpu_count()),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
+        machine=machine(),
         versions=versions(),
     )
 
@@ -378,12 +373,3 @@ def _shown(value: Any) -> str:
 def _score_files(folder: Path) -> list[Path]:
     files = folder.glob("*/*.json")
     return sorted(path for path in files if path.parent.name != "spectra" and not path.name.startswith("."))
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

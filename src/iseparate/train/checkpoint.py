@@ -22,7 +22,6 @@ position) it holds under ``iseparate`` what is needed to know where it comes fro
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,6 +32,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from iseparate.errors import OutputError, TrainingError
+from iseparate.machine import in_words, machine
 from iseparate.train.module import LAST
 from iseparate.train.recipe import Recipe
 from iseparate.versions import versions
@@ -104,8 +104,7 @@ def about(
         "averages": list(averages),
         "commit": commit(),
         "versions": versions(),
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "machine": in_words(machine()) + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
     }
 
 
