@@ -219,15 +219,6 @@ def renamed(
     return ours
 
 
-def decoder_matrix(filters: Tensor) -> Tensor:
-    """A decoder's filters, stored as ``[N, 1, L]``, as the matrix ``[L, N]`` that ours is; CheckpointError."""
-    if filters.ndim < 2:
-        raise CheckpointError(
-            f"the decoder's filters have the shape {list(filters.shape)}; expected [filters, 1, samples]"
-        )
-    return filters.flatten(1).T.contiguous()
-
-
 class AsteroidFile:
     """One of asteroid's serialized models: its name, its arguments and its tensors, in one file.
 
@@ -299,6 +290,24 @@ class AsteroidFile:
             "mask": self.word("mask_act", mask, activations | {"softmax": "softmax"}),
             "keep_level": True,
         }
+
+    def renamed(
+        self,
+        what: str,
+        table: Iterable[tuple[str, str]],
+        dropped: Mapping[str, str] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """As the function `renamed`, of its tensors or `state`; the decoder ``[N, 1, L]`` turned to ``[L, N]``."""
+        ours = renamed(what, self.state if state is None else state, table, dropped or {})
+        filters = ours.get("decoder.weight")
+        if filters is not None:
+            if filters.ndim < 2:
+                raise CheckpointError(
+                    f"the decoder's filters have the shape {list(filters.shape)}; expected [filters, 1, samples]"
+                )
+            ours["decoder.weight"] = filters.flatten(1).T.contiguous()
+        return ours
 
     def _fault(self, name: str, expected: str) -> CheckpointError:
         came = str(self._arguments.get(name))[:60]

@@ -38,7 +38,6 @@ from iseparate.models._tasnet import (
     TasNet,
     TasNetConfig,
     activate,
-    decoder_matrix,
     refusing,
     renamed,
 )
@@ -229,9 +228,7 @@ class AsteroidCheckpoint:
         dropped = {}
         if config.skip:
             dropped = {rf"masker\.TCN\.{last}\.res_conv\.(weight|bias)": "adds to a sum that nothing reads"}
-        state = renamed("Conv-TasNet", file.state, _ASTEROID, dropped)
-        if "decoder.weight" in state:
-            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
+        state = file.renamed("Conv-TasNet", _ASTEROID, dropped)
         return config, state
 
 

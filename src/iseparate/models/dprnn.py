@@ -35,9 +35,7 @@ from iseparate.models._tasnet import (
     TasNet,
     TasNetConfig,
     activate,
-    decoder_matrix,
     refusing,
-    renamed,
 )
 from iseparate.nn.framing import overlap_add
 from iseparate.nn.norms import EPSILON, NormKind, layer_norm
@@ -221,12 +219,10 @@ class AsteroidCheckpoint:
         theirs = {
             _PATH.sub(lambda m: f"path.{2 * int(m[1]) + (m[2] == 'inter')}.", k): t for k, t in file.state.items()
         }
-        state = renamed("DPRNN", theirs, _ASTEROID, {})
+        state = file.renamed("DPRNN", _ASTEROID, state=theirs)
         for name, tensor in state.items():
-            if name.endswith(".weight") and tensor.ndim > 2 and name not in ("encoder.weight", "decoder.weight"):
+            if name.endswith(".weight") and tensor.ndim > 2 and name != "encoder.weight":
                 state[name] = tensor.flatten(1)  # 1x1 convolutions
-        if "decoder.weight" in state:
-            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
         return config, state
 
 

@@ -33,9 +33,7 @@ from iseparate.models._tasnet import (
     TasNet,
     TasNetConfig,
     activate,
-    decoder_matrix,
     refusing,
-    renamed,
 )
 from iseparate.nn.norms import NormKind, layer_norm
 from iseparate.types import Checkpoint
@@ -143,9 +141,7 @@ class AsteroidCheckpoint:
             dropout=0.3,  # of its default; it changes training only
             norm="global" if both else "cumulative",
         )
-        state = renamed("TasNet", file.state, _ASTEROID, _DROPPED)
-        if "decoder.weight" in state:
-            state["decoder.weight"] = decoder_matrix(state["decoder.weight"])
+        state = file.renamed("TasNet", _ASTEROID, _DROPPED)
         banks = [state.pop(name, torch.zeros(0)) for name in ("encoder.weight", "gate.weight")]
         if banks[0].shape[1:] != banks[1].shape[1:]:
             raise CheckpointError(
