@@ -284,15 +284,18 @@ def _estimator(
         raise UnknownModelError(
             f"{str(error).rstrip('.')}; {', '.join(ORACLES)} are oracles, {estimators.MIXTURE} is the mixture itself"
         ) from error
-    identity = {"weights_sha256": separator.ready.weights_sha256, **separator.settings}
-    return estimators.separating(separator.ready.id, _separation(separator), identity)
+    return model_estimator(separator)
 
 
-def _separation(separator: Separator) -> Callable[[Samples, int, Report], Mapping[str, Samples]]:
+def model_estimator(separator: Separator) -> Estimator:
+    """What a model makes of the mixture, with all that decides about it."""
+    from iseparate.evaluate.estimators import separating
+
     def separate(mix: Samples, sample_rate: int, report: Report) -> Mapping[str, Samples]:
         return separator.separate(mix, sample_rate, callback=lambda progress: report(progress.done_seconds))
 
-    return separate
+    identity = {"weights_sha256": separator.ready.weights_sha256, **separator.settings}
+    return separating(separator.ready.id, separate, identity)
 
 
 def _try_out(metrics: Sequence[Metric]) -> None:

@@ -182,19 +182,18 @@ def _plan(recipe: str | None, from_iseparate: Path | None, overrides: Sequence[s
 
 def _songs(data: str) -> str:
     """The data set's KIND:PATH; the synthetic band is rendered into the cache first, unless it is there."""
-    kind, _, words = data.partition(":")
-    if kind != "synthetic" or not re.fullmatch(r"[\d.]+@\d+", words or _RENDERED):
-        return data
-    from iseparate.data.datasets.synthetic import rendered_once
+    from iseparate.data.datasets.synthetic import BAND_WORDS, rendered_once
 
-    words = words or _RENDERED
-    hours, _, seed = words.partition("@")
+    kind, _, words = data.partition(":")
+    band = BAND_WORDS.fullmatch(words or _RENDERED)
+    if kind != "synthetic" or band is None:
+        return data
     if _is_first():
+        hours, seed = band.groups()
         note(f"the synthetic band is the data: {hours} hours of it, seed {seed}, rendered into the cache if not there")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _one_at_a_time():
-        root = rendered_once(words, jobs=cores)
-    return f"synthetic:{root}"
+        return f"synthetic:{rendered_once(band[0], jobs=cores)}"
 
 
 @contextmanager

@@ -24,12 +24,16 @@ _BAND_FILE = "band.json"
 _CACHED_SONG_SECONDS = 60.0
 
 
+BAND_WORDS = re.compile(r"(\d+(?:\.\d+)?)@(\d+)")
+"""``HOURS@SEED``."""
+
+
 def rendered_once(words: str, jobs: int = 1) -> Path:
     """The folder in the cache that ``HOURS@SEED`` stands for, rendered now if it is not there or not finished.
 
     Raises UsageError where the words are of another form, OutputError where the cache cannot be written.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)@(\d+)", words)
+    match = BAND_WORDS.fullmatch(words)
     if not match:
         raise UsageError(
             f"there is no folder {words[:80]!r}, nor is it HOURS@SEED, such as 0.5@7: name a folder that "
