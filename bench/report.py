@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from iseparate.checkout import commit
 from iseparate.machine import machine as this_machine
 from iseparate.versions import versions
 
@@ -19,7 +19,7 @@ def machine() -> dict[str, str]:
     """Processor, cores, system, versions, commit and date."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        "commit": commit(7) or "unknown",
         **this_machine(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
@@ -37,12 +37,3 @@ def write(name: str, title: str, notes: Sequence[str], rows: Sequence[Mapping[st
     (RESULTS / f"{name}.md").write_text("\n".join(lines))
     (RESULTS / f"{name}.json").write_text(json.dumps({"title": title, **where, "rows": list(rows)}, indent=2) + "\n")
     print("\n".join(lines))
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")

@@ -39,6 +39,7 @@ average = 2.5
 evidence = "stated"
 read_in = "a page"
 card = "toy-official"
+note = "Printed with the left hand."
 
 [[rows]]
 id = "mask"
@@ -163,6 +164,7 @@ def test_a_model_runs_as_its_publisher_has_it(iseparate, songs, here):
     assert "published (stated)" in outcome.out
     assert "measured here" in outcome.out
     assert "Toy [official]" in outcome.out
+    assert "note: Printed with the left hand." in outcome.out
 
 
 def test_a_second_call_keeps_what_is_done(iseparate, songs, here):
@@ -251,6 +253,18 @@ def test_the_list(iseparate):
     assert "irm2" in lines["mask"]
     assert "nothing: its authors released no weights" in lines["lost"]
     assert [row["id"] for row in iseparate("reproduce", "--list", "--json").json] == ["toy", "mask", "lost"]
+
+
+def test_one_row_of_the_list_with_what_is_to_be_known_of_it(iseparate):
+    outcome = iseparate("reproduce", "toy", "--list")
+    assert outcome.status == 0
+    assert "irm2" not in outcome.out
+    assert "SDR in dB of" in outcome.out
+    assert "note: Printed with the left hand." in outcome.out
+    assert [row["id"] for row in iseparate("reproduce", "toy", "--list", "--json").json] == ["toy"]
+    assert "note:" not in iseparate("reproduce", "mask", "--list").out
+    refused = iseparate("reproduce", "tyo", "--list")
+    assert (refused.status, "did you mean toy?" in refused.sentence) == (2, True)
 
 
 @pytest.mark.parametrize(

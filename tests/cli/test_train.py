@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from iseparate.cli.train import separate_live
+from iseparate.cli.train import as_typed, separate_live
 from iseparate.engine.separator import Separator
 from iseparate.models._registry import architecture
 from iseparate.train.checkpoint import read_checkpoint
@@ -145,6 +147,59 @@ def test_wrong_words(words, sentence, iseparate, songs, recipe):
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ({}, "iseparate train umx --data synthetic"),
+        ({"data": "synthetic:0.5@7"}, "iseparate train umx --data synthetic:0.5@7"),
+        ({"data": "folder:HERE"}, "iseparate train umx --data folder:PATH"),
+        ({"data": "HERE"}, "iseparate train umx --data PATH"),
+        ({"recipe": "HERE/mine.yaml"}, "iseparate train mine.yaml --data synthetic"),
+        (
+            {"overrides": ["optimizer.lr=1e-3", "model.config.targets=[bass, drums]"]},
+            "iseparate train umx --data synthetic --set optimizer.lr=1e-3 --set 'model.config.targets=[bass, drums]'",
+        ),
+        ({"start_from": "HERE/best-0001.ckpt"}, "iseparate train umx --data synthetic --start-from best-0001.ckpt"),
+        (
+            {"recipe": None, "from_iseparate": "HERE/vocals.yaml"},
+            "iseparate train --from-iseparate vocals.yaml --data synthetic",
+        ),
+    ],
+)
+def test_a_checkpoint_is_told_what_was_typed_and_no_paths(typed, kept, here):
+    plain: dict[str, Any] = {
+        "recipe": "umx",
+        "from_iseparate": None,
+        "data": "synthetic",
+        "overrides": (),
+        "start_from": None,
+    }
+    for name, value in typed.items():
+        said = value.replace("HERE", str(here)) if isinstance(value, str) else value
+        plain[name] = Path(said) if name in ("from_iseparate", "start_from") else said
+    assert as_typed(**plain) == kept
+
+
+@pytest.mark.parametrize(
+    ("world", "local", "start"),
+    [(2, 2, "torchrun --nproc-per-node=2 -m iseparate"), (8, 4, "torchrun --nnodes=2 --nproc-per-node=4 -m iseparate")],
+)
+def test_processes_that_train_together_are_typed_too(world, local, start, monkeypatch):
+    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": world, "RANK": 0, "LOCAL_WORLD_SIZE": local}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    assert as_typed("umx", None, "synthetic", (), None) == f"{start} train umx --data synthetic"
+
+
+def test_what_was_typed_reaches_the_card(train, iseparate, here):
+    assert train("--set", "loop.epochs=1").status == 0
+    exported = iseparate("models", "export", "trained/small/last.ckpt", "-o", "mine.safetensors")
+    assert exported.status == 0, exported.err
+    card = tomllib.loads((here / "mine.toml").read_text())
+    (measured,) = card["measured_scores"]
+    assert measured["command"] == "iseparate train small.yaml --data PATH --set loop.epochs=1"
+
+
 def test_the_synthetic_band_is_rendered_once(iseparate, recipe, here):
     recipe.write_text(RECIPE.replace("sample_rate: 8000", "sample_rate: 44100"))
     words = ("train", recipe, "--data", "synthetic:0.01@3", "--dry-run")
@@ -229,3 +284,14 @@ def test_a_configuration_of_the_predecessor(iseparate, here, songs):
     outcome = iseparate("train", "--from-iseparate", "vocals.yaml", "--data", songs)
     assert outcome.status == 2
     assert "vocals.yaml" in outcome.sentence
+
+
+def test_it_stops_after_the_hours_it_was_given_and_goes_on(train, here):
+    outcome = train("--hours", "1e-9", "--set", "loop.epochs=100000")
+    assert outcome.status == 0
+    assert "the same command with --resume goes on" in outcome.err
+    steps = read_checkpoint(here / "trained" / "small" / "last.ckpt")["global_step"]
+    assert steps < 10
+    assert train("--hours", "1e-9", "--resume", "--set", "loop.epochs=100000").status == 0
+    assert read_checkpoint(here / "trained" / "small" / "last.ckpt")["global_step"] > steps
+    assert "--hours is more than 0" in train("--hours", "0").sentence

@@ -102,7 +102,8 @@ def test_a_smoke_epoch(name, data_for, tmp_path, monkeypatch):
         assert network_config(load_recipe(recipe.starts_from)) == network_config(load_recipe(name))
         start = tmp_path / "start.safetensors"
         write_weights(start, Weights(arch.name, asdict(config), before.state_dict()))
-    data = data_for(tuple(s for s in stems if s != "accompaniment") + _rest(stems), spec.sample_rate, spec.channels)
+    heard = tuple(s for s in stems if s != "accompaniment") + _rest(stems) + (recipe.data.also_heard or ())
+    data = data_for(heard, spec.sample_rate, spec.channels)
     assert sums_of(before.trained_stems, data.stems)
 
     result = fit(recipe, data, tmp_path / "out", device="cpu", workers=0, start_from=start)

@@ -233,6 +233,9 @@ def test_data_whose_stems_belong_together(songs, tmp_path):
     aligned = replace(open_dataset(songs), mixing="aligned")
     with pytest.raises(UsageError, match=r"--set data\.mix_songs=0"):
         train(recipe(), aligned, tmp_path / "out")
+    shift = "data.batch_augment=[{name: shift, max_seconds: 0.01}]"
+    with pytest.raises(UsageError, match=r"moves them apart; .* and leave shift out"):
+        train(recipe("data.mix_songs=0", shift), aligned, tmp_path / "out")
     apart = replace(open_dataset(songs), mixing="random")
     with pytest.raises(UsageError, match=r"--set data\.mix_songs=1"):
         train(recipe(), apart, tmp_path / "out")

@@ -82,6 +82,12 @@ def test_cosine_restarts():
     assert found[6] == pytest.approx(0.25)
 
 
+def test_cosine_restarts_do_not_go_below_the_floor():
+    found = rates("cosine_restarts", 10, period_steps=2, height_factor=0.5, floor=0.2)
+    assert found[:6] == pytest.approx([1, 0.6, 0.5, 0.35, 0.25, 0.225])
+    assert found[6:] == pytest.approx([0.2] * 4)  # a quarter of the first height and less lies below it
+
+
 def test_cyclic():
     assert rates("cyclic", 5, lowest=0.2, period_epochs=4) == pytest.approx([1, 0.6, 0.2, 0.6, 1])
 
@@ -114,6 +120,7 @@ def test_plateau_moves_by_the_value():
         ("cosine", {"steps": 5, "floor": 2}),
         ("cosine_restarts", {"period_steps": 0}),
         ("cosine_restarts", {"period_steps": 5, "period_factor": 0.5}),
+        ("cosine_restarts", {"period_steps": 5, "floor": 1.5}),
         ("cyclic", {"lowest": -0.5}),
         ("cyclic", {"lowest": 0.5, "period_epochs": 1}),
     ],

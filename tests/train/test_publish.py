@@ -99,11 +99,22 @@ class TestCard:
         card, _ = published(read_trained(checkpoint), tmp_path / "small.safetensors")
         assert (card.id, card.arch, card.stems) == ("small", "open_unmix", ("vocals",))
         assert (card.title, card.sample_rate_hz, card.channels) == ("small", 8000, 2)
-        assert card.training_data == "folder: 3 songs, 0.0 hours."
+        assert card.training_data == "folder: 3 songs, 1.5 seconds."
         assert "Recipe small, seed 0, 12 steps; the moving average step-0.5" in card.notes
         assert card.references[0] == "ours"
         file = card.files[0]
         assert file.sha256 == hashlib.sha256((tmp_path / "small.safetensors").read_bytes()).hexdigest()
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"), [(5400.0, "1.5 hours"), (150.0, "2.5 minutes"), (3.0, "3.0 seconds"), (None, "")]
+    )
+    def test_how_much_there_was_to_learn_from(self, checkpoint, tmp_path, seconds, words):
+        def last(content):
+            content["iseparate"]["data"].pop("seconds")
+            content["iseparate"]["data"] |= {} if seconds is None else {"seconds": seconds}
+
+        card, _ = published(read_trained(altered(checkpoint, tmp_path / "a.ckpt", last)), tmp_path / "a.safetensors")
+        assert card.training_data == f"folder: 3 songs{', ' if words else ''}{words}."
 
     def test_nothing_of_the_training_machine_is_told(self, checkpoint, folder, tmp_path):
         trained = read_trained(checkpoint)
@@ -116,7 +127,7 @@ class TestCard:
         assert measured.values == {"vocals": 3.25}
         assert measured.metric.startswith("usdr")
         assert "1 song held out" in measured.dataset
-        assert measured.command.startswith("iseparate train small")
+        assert measured.command == "iseparate.train.fit('small', 'folder:PATH')"
         assert measured.commit
 
     def test_where_the_checkpoint_knows_more_it_is_told(self, checkpoint, tmp_path):

@@ -181,6 +181,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("source: my own", "source: my own\nvalidation: {choose_by: score, metric: null}", ["name a metric"]),
         ("  excerpt", "  stride_seconds: 1\n  excerpt", ["stride_seconds and repeat go with sampling: sequential"]),
         ("  excerpt", "  own_mixture: true\n  excerpt", ["own_mixture goes with unchanged songs only"]),
+        ("  excerpt", "  also_heard: [x, x]\n  excerpt", ["also_heard names a stem twice"]),
+        ("  excerpt", "  also_heard: x\n  excerpt", ["data.also_heard is 'x': ", "tuple"]),
     ],
 )
 def test_a_fault_is_named_with_its_place_and_the_nearest_word(old: str, new: str, said: list[str]) -> None:

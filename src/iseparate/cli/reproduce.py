@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import statistics
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ import typer
 from rich.table import Table
 
 import iseparate
+from iseparate.checkout import commit
 from iseparate.cli import console
 from iseparate.cli.console import note, plain
 from iseparate.cli.evaluate import TrackBars, model_estimator
@@ -73,7 +72,7 @@ def reproduce(
     in the documentation.
     """
     if show_list:
-        _list(as_json)
+        _list(row, as_json)
         return
     from iseparate.engine.names import safe_name
     from iseparate.evaluate.published import find_row, write_reproduction
@@ -116,24 +115,40 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _list(as_json: bool) -> None:
+def _list(wanted: str | None, as_json: bool) -> None:
+    """All rows, or what is known of one in every table that prints it."""
     import json
 
-    from iseparate.evaluate.published import published_rows
+    from iseparate.evaluate.published import find_row, published_rows
 
+    known = list(published_rows())
+    if wanted is not None:
+        row_id = find_row(wanted)[1].id
+        known = [(table, row) for table, row in known if row.id == row_id]
     if as_json:
-        rows = [{"table": table.id, **row.model_dump(mode="json")} for table, row in published_rows()]
+        rows = [{"table": table.id, **row.model_dump(mode="json")} for table, row in known]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("row", "table", "system", "mean dB", "runs"):
         shown.add_column(heading, justify="right" if heading == "mean dB" else "left", no_wrap=heading != "runs")
-    for table, row in published_rows():
+    for table, row in known:
         mean = "" if row.average is None else f"{row.average:.2f}"
         system = row.system + (f", {row.extra_data} more" if row.extra_data else "")
         runs = row.estimator or f"nothing: {row.unavailable}"
         shown.add_row(row.id, table.id, plain(system), mean, plain(runs))
     console.print_table(shown)
+    if wanted is None:
+        return
+    for table, row in known:
+        console.out.print(f"\n{plain(table.title)}: {plain(_printed(table, row))} ({plain(row.origin)})")
+        if row.note:
+            console.out.print(f"note: {plain(row.note)}")
+
+
+def _printed(table: PublishedTable, row: PublishedRow) -> str:
+    figures = (f"{stem} {row.sdr[stem]:.2f}" for stem in table.stems if stem in row.sdr)
+    return f"SDR in dB of {', '.join(figures)}"
 
 
 def _refuse_unavailable(row: PublishedRow) -> None:
@@ -273,7 +288,7 @@ def _record(
         weights_sha256=weights_sha256,
         command=command,
         machine=in_words(machine),
-        commit=_commit(),
+        commit=commit(7) or f"release {iseparate.__version__}",
         date=datetime.now(UTC).date(),
         versions=versions(),
     )
@@ -292,6 +307,8 @@ def _show(table: PublishedTable, row: PublishedRow, record: Reproduction) -> Non
     line(f"published ({row.evidence})", row.sdr, row.average)
     line("measured here" + (" (partial)" if record.partial else ""), record.sdr, record.average)
     console.print_table(shown)
+    if row.note:
+        console.out.print(f"note: {plain(row.note)}")
 
 
 def _command(row: str, kind: str, anyway: bool, limit: int | None) -> str:
@@ -312,17 +329,3 @@ def _default_folder() -> Path:
     """Where the documentation looks for records, so that a run in a checkout fills the page."""
     root = _checkout()
     return root / "bench" / "results" / "reproduced" if root else Path("reproduced")
-
-
-def _commit() -> str:
-    """Of the checkout, saying so where the source differs from it; else the release."""
-    root, git = _checkout(), shutil.which("git")
-    if root is None or git is None:
-        return f"release {iseparate.__version__}"
-
-    def ask(*words: str) -> str:
-        done = subprocess.run([git, *words], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-        return done.stdout.strip()
-
-    changed = ask("status", "--porcelain", "--untracked-files=no", "--", "src")
-    return (ask("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +64,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="A YAML of the predecessor project, in place of RECIPE.", show_default=False),
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Save and stop after so long; --resume goes on.", show_default=False),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -100,6 +106,8 @@ def train(
     folder = out_dir or Path("trained") / plan.name
     if workers is not None and workers < 0:
         raise UsageError(f"--workers is 0 or more; got {workers}")
+    if hours is not None and not hours > 0:
+        raise UsageError(f"--hours is more than 0; got {hours:g}")
     from iseparate.train import fit  # says in a sentence that Lightning is missing
 
     songs = _songs(data)
@@ -107,6 +115,7 @@ def train(
         _print_survey(plan, songs)
         return
     score = _scoring(plan.validation.metric)
+    end = None if hours is None else time.monotonic() + 3600 * hours
     with _stopping(folder) as stopped, _bar() as progress:
         result = fit(
             plan,
@@ -115,18 +124,19 @@ def train(
             resume=resume,
             start_from=start_from,
             device=device,
+            command=as_typed(recipe, from_iseparate, data, overrides or (), start_from),
             workers=workers,
             separate=separate_live if score else None,
             score=score,
             report=note,
             progress=progress,
-            stop=lambda: bool(stopped),
+            stop=lambda: bool(stopped) or (end is not None and time.monotonic() >= end),
         )
     if _is_first():
         _print_result(plan, result)
         if result.stopped:
             note(f"stopped and saved; the same command with --resume goes on ({plain(str(folder))})")
-    if result.stopped:
+    if stopped:
         raise typer.Exit(128 + stopped[0])
 
 
@@ -137,14 +147,12 @@ def separate_live(model: SeparationModel, samples: Samples, sample_rate: int) ->
     from iseparate.audio.array import blocks_of
     from iseparate.audio.layout import unnamed_layout
     from iseparate.engine.plan import Plan
-    from iseparate.engine.stream import BLOCK_SAMPLES, SongStream, track_statistics
+    from iseparate.engine.stream import BLOCK_SAMPLES, separate_blocks
 
-    spec, layout = model.spec, unnamed_layout(len(samples))
-    needs_track = spec.track_statistics != "none"
-    track = track_statistics(blocks_of(samples, BLOCK_SAMPLES), spec, sample_rate, layout) if needs_track else ()
-    stream = SongStream(model, [Plan.for_model(spec)], sample_rate, layout, track)
-    blocks = [block.stems for block in stream.run(blocks_of(samples, BLOCK_SAMPLES))]
-    return {stem: np.concatenate([block[stem] for block in blocks], 1) for stem in spec.stems}
+    plans, layout = [Plan.for_model(model.spec)], unnamed_layout(len(samples))
+    stretches = separate_blocks(model, plans, lambda: blocks_of(samples, BLOCK_SAMPLES), sample_rate, layout)
+    blocks = [stretch.stems for stretch in stretches]
+    return {stem: np.concatenate([block[stem] for block in blocks], 1) for stem in model.spec.stems}
 
 
 def _scoring(name: str | None) -> Score | None:
@@ -183,17 +191,42 @@ def _plan(recipe: str | None, from_iseparate: Path | None, overrides: Sequence[s
 def _songs(data: str) -> str:
     """The data set's KIND:PATH; the synthetic band is rendered into the cache first, unless it is there."""
     from iseparate.data.datasets.synthetic import BAND_WORDS, rendered_once
+    from iseparate.data.rendering import telling
 
     kind, _, words = data.partition(":")
     band = BAND_WORDS.fullmatch(words or _RENDERED)
     if kind != "synthetic" or band is None:
         return data
     if _is_first():
-        hours, seed = band.groups()
+        hours, seed = band[1], band[2]
         note(f"the synthetic band is the data: {hours} hours of it, seed {seed}, rendered into the cache if not there")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _one_at_a_time():
+    with _one_at_a_time(), _rendering_bar() as progress, telling(progress):
         return f"synthetic:{rendered_once(band[0], jobs=cores)}"
+
+
+def as_typed(
+    recipe: str | None, from_iseparate: Path | None, data: str, overrides: Sequence[str], start_from: Path | None
+) -> str:
+    """What to type to get the same. Folders are other ones elsewhere, and whose they are here is nobody's business."""
+    kind, colon, words = data.partition(":")
+    if colon and (Path(words).exists() or not words):
+        data = f"{kind}:PATH"
+    elif not colon and data != "synthetic":
+        data = "PATH"
+    from iseparate.train.processes import Processes
+
+    started = Processes.of()
+    nodes = [f"--nnodes={started.world // started.local}"] if started.world > started.local else []
+    together = ["torchrun", *nodes, f"--nproc-per-node={started.local}", "-m"] if started.world > 1 else []
+    words_typed = [*together, "iseparate", "train"]
+    words_typed += [Path(recipe).name] if recipe is not None else []
+    words_typed += ["--from-iseparate", from_iseparate.name] if from_iseparate is not None else []
+    words_typed += ["--data", data]
+    for override in overrides:
+        words_typed += ["--set", override]
+    words_typed += ["--start-from", start_from.name] if start_from is not None else []
+    return shlex.join(words_typed)
 
 
 @contextmanager
@@ -260,19 +293,40 @@ def _bar() -> Iterator[Callable[[TrainingProgress], None]]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}"),
+        TextColumn("{task.fields[stand]}"),
         TimeRemainingColumn(compact=True),
         console=console.err,
         disable=not console.err.is_terminal,
         transient=True,
     )
-    task = bar.add_task("training", total=None, loss=0.0)
+    task = bar.add_task("starting", total=None, stand="")
 
     def update(progress: TrainingProgress) -> None:
         epoch = f"epoch {progress.epoch}" + (f" / {progress.epochs}" if progress.epochs else "")
         words = f"{epoch}, validation" if progress.judging else epoch
-        bar.update(task, description=words, completed=progress.batch, total=progress.batches, loss=progress.loss)
+        stand = f"{progress.batch}/{progress.batches} loss {progress.loss:.4g}"
+        bar.update(task, description=words, completed=progress.batch, total=progress.batches, stand=stand)
+
+    with bar:
+        yield update
+
+
+@contextmanager
+def _rendering_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar for songs that are rendered; nothing where stderr is no terminal, or where all are there."""
+    bar = Progress(
+        TextColumn("rendering songs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console.err,
+        disable=not console.err.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("rendering", total=None, visible=False)
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, visible=done < total)
 
     with bar:
         yield update

@@ -181,7 +181,8 @@ class Example(NamedTuple):
 class Excerpts(TorchDataset[Example]):
     """A map from ``(epoch, index)`` to an `Example`.
 
-    Excerpts beyond the end of a song hold silence there. Mono songs are duplicated for stereo networks, stereo songs
+    These are tracks of any origin: what `iseparate.data.open.Dataset.mixing` allows is for the caller to heed, as
+    training does before it starts. Excerpts beyond the end of a song hold silence there. Mono songs are duplicated for stereo networks, stereo songs
     averaged for mono ones.
 
     Args:
@@ -196,6 +197,7 @@ class Excerpts(TorchDataset[Example]):
         augmentations: applied to each example in this order; longer excerpts are read where they shorten.
         later: what will be done to whole batches afterwards: examples are longer by what these cut off.
         silence: redraw excerpts with silent stems.
+        may_be_silent: stems that `silence` does not look at.
         with_mixture: give the song's own mixture too, which need not be the sum of the stems; not with songs mixed
             or anything augmented.
         seed: of everything random.
@@ -215,6 +217,7 @@ class Excerpts(TorchDataset[Example]):
     augmentations: Sequence[Augmentation] = ()
     later: Sequence[Augmentation] = ()
     silence: Silence | None = None
+    may_be_silent: Sequence[str] = ()
     with_mixture: bool = False
     seed: int = 0
 
@@ -291,7 +294,7 @@ class _Making:
         mixes = bool(draws.chance(of.mix_songs))
         keep = of.silence.keep if of.silence else 1.0
         may_be_silent = dict(zip(of.stems, draws.chance(keep, (len(of.stems),)).tolist(), strict=True))
-        heard = [stem for stem, may in may_be_silent.items() if not may]
+        heard = [stem for stem, may in may_be_silent.items() if not may and stem not in of.may_be_silent]
         if mixes:
             read = [self._from([stem], self._anywhere(stem), heard)[0] for stem in of.stems]
         else:

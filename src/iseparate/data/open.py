@@ -10,6 +10,7 @@ from pathlib import Path
 
 from iseparate.data.folders import contents
 from iseparate.data.kinds import Kind, Mixing, PassedOver, kinds
+from iseparate.data.rendering import Progress, telling
 from iseparate.data.track import Track
 from iseparate.errors import UsageError
 
@@ -69,7 +70,7 @@ class Dataset:
             )
 
 
-def open_dataset(spec: str | Path, subset: str | None = None) -> Dataset:
+def open_dataset(spec: str | Path, subset: str | None = None, *, progress: Progress | None = None) -> Dataset:
     """Find the tracks of a data set. Only folders are read, and at most one sound file.
 
     Args:
@@ -77,6 +78,7 @@ def open_dataset(spec: str | Path, subset: str | None = None) -> Dataset:
             of ``data/datasets``: musdb18, musdb18hq, musdb18-7s, folder, msst-1 to msst-4, prepared, synthetic (also as
             ``synthetic:HOURS@SEED``, which is rendered into the cache on first use).
         subset: such as ``test``, or several joined by ``+``; None: all.
+        progress: called with songs done and songs in all while they are rendered, where they are.
 
     Raises:
         UsageError: unknown kind or subset, no such path, or nothing of that kind there.
@@ -86,7 +88,8 @@ def open_dataset(spec: str | Path, subset: str | None = None) -> Dataset:
     try:
         kind = _recognise(root) if name == AUTO else kinds()[name]
         if kind.locate is not None and not root.exists():
-            root = kind.locate(path)
+            with telling(progress):
+                root = kind.locate(path)
         if not root.exists():
             raise UsageError(f"{root} does not exist: expected {kind.sought}; check the path.")
         found = list(kind.list_tracks(root)) if kind.name == "msst-3" or root.is_dir() else []

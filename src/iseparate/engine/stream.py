@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,6 +193,25 @@ class _Removed:
         """Let go of what is still waiting."""
         self._mix.close()
         self._seen.close()
+
+
+def separate_blocks(
+    model: SeparationModel,
+    plans: Sequence[Plan],
+    blocks: Callable[[], Iterable[Samples]],
+    sample_rate: int,
+    layout: Sequence[str],
+    batch_size: int = 1,
+    heard: Heard | None = None,
+) -> Generator[StemBlock]:
+    """Separate a song with a model as it is; see `SongStream`.
+
+    `blocks` makes the song ``[C, n]`` block by block. It is called once, or twice where the model needs statistics of
+    the whole song.
+    """
+    needs_track = model.spec.track_statistics != "none"
+    track = track_statistics(blocks(), model.spec, sample_rate, layout) if needs_track else ()
+    return SongStream(model, plans, sample_rate, layout, track, batch_size, heard).run(blocks())
 
 
 def track_statistics(

@@ -14,15 +14,16 @@ position) it holds under ``iseparate`` what is needed to know where it comes fro
 ``baseline``    scores of the mixture as the estimate, by stem; empty where no songs were scored
 ``scores``      what is known of exactly these weights: ``train/loss``, ``valid/loss``, ``valid/score/STEM``, ...
 ``judged_by``   the metric of ``valid/score``, and how many songs it is the mean of; None where none was scored
-``commit``      of the checkout that trained it, ``+changes`` where it was changed; None outside a checkout
+``command``     that trained it, without paths; None where a program called `iseparate.train.fit`
+``commit``      of the checkout that trained it, ``with changes`` where it was changed; None outside a checkout
 ``versions``    of iseparate, PyTorch and so on
+``machine``     that trained it, in words
 ==============  ======================================================================================================
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from iseparate.checkout import commit
 from iseparate.errors import OutputError, TrainingError
 from iseparate.machine import in_words, machine
 from iseparate.train.module import LAST
@@ -92,7 +94,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def about(
-    recipe: Recipe, *, arch: str, config: Mapping[str, Any], data: Mapping[str, Any], averages: tuple[str, ...]
+    recipe: Recipe,
+    *,
+    arch: str,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    averages: tuple[str, ...],
+    command: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint says of itself from the start: plain data."""
     return {
@@ -102,29 +110,8 @@ def about(
         "config": dict(config),
         "data": dict(data),
         "averages": list(averages),
+        "command": command,
         "commit": commit(),
         "versions": versions(),
         "machine": in_words(machine()) + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
     }
-
-
-def commit() -> str | None:
-    """The commit that this code is checked out at, with a mark where it was changed; None outside a checkout."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        done = subprocess.run(  # noqa: S603
-            ["git", *words],  # noqa: S607
-            cwd=here.parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # an environment within somebody else's checkout is not ours
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "--", "..") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from iseparate.data.augment import AUGMENTATIONS, BATCH_AUGMENTATIONS, Augmentation
 from iseparate.data.excerpts import Excerpts, RandomSampling, Sampling, SequentialSampling, Silence
@@ -19,6 +20,17 @@ from iseparate.train.recipe import Recipe
 HELD_OUT_SHARE = 0.1
 """Of the songs of a data set without a subset for validation."""
 MOST_WORKERS = 4
+_APART = ("remix", "shift")
+"""Augmentations after which the stems of an example are no longer of one song and time."""
+
+
+def choose_songs(
+    dataset: Dataset, recipe: Recipe, network: SeparationModel, report: Callable[[str], None] = lambda _: None
+) -> tuple[list[Track], list[Track], tuple[str, ...]]:
+    """The songs to train on, those to judge by, and the stems that are heard in both; UsageError."""
+    train, valid = split(dataset, recipe, report)
+    heard = heard_stems(dataset, recipe, network)
+    return as_heard(train, recipe, heard), as_heard(valid, recipe, heard), heard
 
 
 def split(
@@ -65,18 +77,57 @@ def _check_mixing(dataset: Dataset, recipe: Recipe) -> None:
             f"{dataset.spec} holds stems that belong to no mixtures, and the recipe mixes songs for {share:.0%} of the "
             "examples only; --set data.mix_songs=1"
         )
-    remixes = any(part.name == "remix" for part in recipe.data.batch_augment)
-    if dataset.mixing == "aligned" and (share > 0 or remixes):
+    parts = (*recipe.data.augment, *recipe.data.batch_augment)
+    apart = [name for name in _APART if any(part.name == name for part in parts)]
+    if dataset.mixing == "aligned" and (share > 0 or apart):
         raise UsageError(
-            f"{dataset.spec} is made of stems that must stay together, and the recipe mixes songs; --set "
-            "data.mix_songs=0" + (" and leave remix out" if remixes else "")
+            f"{dataset.spec} is made of stems that must stay together, and the recipe moves them apart; --set "
+            "data.mix_songs=0" + (f" and leave {' and '.join(apart)} out" if apart else "")
         )
 
 
-def heard_stems(dataset: Dataset, network: SeparationModel) -> tuple[str, ...]:
-    """The stems that make up the mixture; UsageError where the network is trained for another."""
-    sums_of(network.trained_stems, dataset.stems)
-    return tuple(dataset.stems)
+def heard_stems(dataset: Dataset, recipe: Recipe, network: SeparationModel) -> tuple[str, ...]:
+    """The stems that make up the mixture: those that the network is trained for, and those that are only heard.
+
+    Raises:
+        UsageError: the data lack one of them, or one is both.
+    """
+    trained, also = network.trained_stems, recipe.data.also_heard
+    parts = sums_of(trained, dataset.stems)
+    if also is None:
+        return tuple(dataset.stems)
+    targets = {dataset.stems[part] for stem in parts for part in stem}
+    for stem in also:
+        if stem not in dataset.stems:
+            raise UsageError(
+                f"data.also_heard names {stem}, which {dataset.spec} has not: its stems are "
+                f"{', '.join(dataset.stems)}; choose other data, or leave it out of data.also_heard"
+            )
+        if stem in targets:
+            raise UsageError(
+                f"data.also_heard names {stem}, which is part of what the network is trained for "
+                f"({', '.join(trained)}); leave it out"
+            )
+    return tuple(stem for stem in dataset.stems if stem in targets or stem in also)
+
+
+def as_heard(songs: Sequence[Track], recipe: Recipe, heard: Sequence[str]) -> list[Track]:
+    """The songs as if they had been recorded with the stems that are heard, where a recipe says which."""
+    if recipe.data.also_heard is None:
+        return list(songs)
+    # Without a mixture of its own a song's mixture is the sum of its stems, for whoever reads or judges it.
+    shrunk = [
+        replace(song, clips={stem: clips for stem, clips in song.clips.items() if stem in heard}, mixture_clips=())
+        for song in songs
+    ]
+    for song in shrunk:
+        lacking = [stem for stem in recipe.data.also_heard if stem not in song.clips]
+        if song.is_song and lacking:
+            raise UsageError(
+                f"{song.title} has no {lacking[0]}, of which mixtures are made (data.also_heard); leave the song out, "
+                "or give it that stem"
+            )
+    return [song for song in shrunk if song.clips]
 
 
 def excerpts_of(
@@ -115,6 +166,7 @@ def excerpts_of(
         augmentations=augmentations,
         later=later,
         silence=Silence(**data.silence.model_dump()) if data.silence else None,
+        may_be_silent=data.also_heard or (),
         with_mixture=data.own_mixture,
         seed=recipe.loop.seed,
     )

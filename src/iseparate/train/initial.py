@@ -63,14 +63,17 @@ def load_initial(network: SeparationModel, arch: str, path: Path) -> None:
 
 
 def set_statistics(
-    network: SeparationModel, songs: Sequence[Track], manifest: str, report: Callable[[str], None]
+    network: SeparationModel, songs: Sequence[Track], data_hash: str, report: Callable[[str], None]
 ) -> None:
-    """Scale the input by the spectra of the songs that are trained on; UsageError, AudioError."""
+    """Scale the input by the spectra of the songs that are trained on; UsageError, AudioError.
+
+    `data_hash` tells their mixtures from others of the same names: files, and the stems that are heard.
+    """
     transform = network.input_transform
     if transform is None:
         raise UsageError("the recipe says initialise: input_statistics, but this network scales no input; leave it out")
     report(f"statistics of {len(songs)} songs are being computed; they are kept for later trainings")
-    statistics = cached_statistics(songs, manifest, Transform(*transform))
+    statistics = cached_statistics(songs, data_hash, Transform(*transform))
     network.set_input_statistics(torch.from_numpy(statistics.mean).float(), torch.from_numpy(statistics.scale).float())
 
 

@@ -114,18 +114,28 @@ def cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int = 0, floor: fl
 
 
 def cosine_restarts(
-    optimizer: Optimizer, *, period_steps: int, period_factor: float = 1.0, height_factor: float = 1.0
+    optimizer: Optimizer,
+    *,
+    period_steps: int,
+    period_factor: float = 1.0,
+    height_factor: float = 1.0,
+    floor: float = 0.0,
 ) -> Schedule:
-    """Half a cosine down to nothing, again and again: each period and each height so much that of the one before."""
+    """Half a cosine down to `floor` times the rate, again and again (SGDR, Loshchilov and Hutter 2017).
+
+    Each period and each height is so much that of the one before; a height below the floor stays there.
+    """
     _check("period_steps", period_steps, 1)
     _check("period_factor", period_factor, 1)
     _check("height_factor", height_factor, 0, above=True)
+    _check("floor", floor, 0, 1)
 
     def factor(step: int) -> float:
         start, length, height = 0.0, float(period_steps), 1.0
         while step >= start + length:
             start, length, height = start + length, length * period_factor, height * height_factor
-        return height * 0.5 * (1 + math.cos(math.pi * (step - start) / length))
+        above = max(0.0, height - floor)
+        return floor + above * 0.5 * (1 + math.cos(math.pi * (step - start) / length))
 
     return Schedule(LambdaLR(optimizer, factor), "step")
 

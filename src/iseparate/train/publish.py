@@ -310,7 +310,7 @@ def _measured(trained: Trained) -> dict[str, Any]:
         "dataset": f"{_kind(about)}, {_songs(about.judged_by.songs)} held out for validation",
         "metric": f"{about.judged_by.metric} of whole songs as the engine separates them, mean over songs",
         "values": dict(trained.scores),
-        "command": about.command or f"iseparate train {recipe.name} --data {_kind(about)}:PATH",
+        "command": about.command or f"iseparate.train.fit({recipe.name!r}, '{_kind(about)}:PATH')",
         "machine": about.machine or "machine not recorded",
         "commit": about.commit or f"iseparate {about.versions.get('iseparate', 'of unknown version')}",
         "date": about.date or trained.written,
@@ -330,8 +330,15 @@ def _notes(trained: Trained) -> str:
 
 
 def _data(about: _About) -> str:
-    hours = f", {about.data.seconds / 3600:.1f} hours" if math.isfinite(about.data.seconds) else ""
-    return f"{_kind(about)}: {_songs(about.data.songs)}{hours}."
+    lasting = f", {_duration(about.data.seconds)}" if math.isfinite(about.data.seconds) else ""
+    return f"{_kind(about)}: {_songs(about.data.songs)}{lasting}."
+
+
+def _duration(seconds: float) -> str:
+    for unit, long in (("hours", 3600), ("minutes", 60)):
+        if seconds >= long:
+            return f"{seconds / long:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _kind(about: _About) -> str:

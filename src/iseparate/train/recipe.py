@@ -105,6 +105,8 @@ class DataRecipe(_Strict):
     """Of `sequential` sampling: how often an epoch goes through the songs."""
     own_mixture: Flag = False
     """The network hears the songs' own mixtures, which need not be the sum of the stems; nothing may change these."""
+    also_heard: tuple[Text, ...] | None = None
+    """Stems of the data that make up the mixture beside those that are trained; None: all that the data has."""
     mix_songs: Share = 0.0
     """Chance that the stems of an example come from different songs."""
     silence: SilenceRecipe | None = None
@@ -129,6 +131,10 @@ class DataRecipe(_Strict):
             raise ValueError("excerpts_per_song and excerpts_per_epoch go with sampling: random")
         if self.own_mixture and (self.mix_songs or self.augment or self.batch_augment):
             raise ValueError("own_mixture goes with unchanged songs only; leave mix_songs and augmentations out")
+        if self.own_mixture and self.also_heard is not None:
+            raise ValueError("own_mixture is heard as it is, so also_heard has no say in it; leave one of them out")
+        if len(set(self.also_heard or ())) < len(self.also_heard or ()):
+            raise ValueError("also_heard names a stem twice; leave one out")
         return self
 
     def excerpt_length(self, sample_rate: int) -> int:

@@ -15,7 +15,7 @@ from iseparate.errors import OutputError
 from iseparate.train import board
 from iseparate.train.average import Averages
 from iseparate.train.checkpoint import about
-from iseparate.train.examples import heard_stems, loaders, split
+from iseparate.train.examples import choose_songs, loaders
 from iseparate.train.initial import check_start, draw_weights, load_initial, set_statistics
 from iseparate.train.judge import Judge, Score, Separate, baseline
 from iseparate.train.keeper import SAVE_MINUTES, Choice, Keeper
@@ -59,6 +59,7 @@ def fit(
     resume: bool = False,
     start_from: str | Path | None = None,
     device: str = "auto",
+    command: str | None = None,
     workers: int | None = None,
     separate: Separate | None = None,
     score: Score | None = None,
@@ -78,6 +79,7 @@ def fit(
         resume: go on from its ``last.ckpt``.
         start_from: a checkpoint or weights file whose network is trained on, instead of random weights.
         device: auto, cpu, cuda, cuda:N or mps.
+        command: what the user typed, for the checkpoints: a card names it beside the scores.
         workers: processes that read ahead; None: one less than there are cores, four at most.
         separate, score: how whole songs are judged; without them only the loss is.
         report: told in sentences what the user should know, each once.
@@ -103,7 +105,6 @@ def fit(
     with alone(folder, processes.is_first):
         before = starting_point(folder, recipe, resume)
         dataset = data if isinstance(data, Dataset) else open_dataset(data)
-        train_songs, valid_songs = split(dataset, recipe, report)
         if before is None:
             check_start(recipe, Path(start_from) if start_from is not None else None)
         torch.manual_seed(recipe.loop.seed)
@@ -111,14 +112,14 @@ def fit(
         draw_weights(network, recipe.initial_weights)
         if start_from is not None and before is None:
             load_initial(network, arch.name, Path(start_from))
-        heard = heard_stems(dataset, network)
+        train_songs, valid_songs, heard = choose_songs(dataset, recipe, network, report)
         batches, valid_batches = loaders(
             recipe, network, heard, train_songs, valid_songs, processes, workers, chosen[0] == "cuda", report
         )
         manifest = manifest_hash(dataset, folder, before, report) if processes.is_first else ""
         if recipe.initialise == "input_statistics" and before is None and start_from is None and processes.is_first:
             # The other processes get the first one's network.
-            set_statistics(network, train_songs, manifest, report)
+            set_statistics(network, train_songs, f"{manifest} {' '.join(heard)}", report)
         judged = _judged(recipe, dataset, valid_songs, separate, score, report)
         facts = about(
             recipe,
@@ -131,6 +132,7 @@ def fit(
                 "seconds": sum(track.samples / track.sample_rate for track in train_songs),
             },
             averages=Averages(recipe.loop.averages).names(),
+            command=command,
         )
         mixture_scores: Mapping[str, float] = {}
         if before is not None:
@@ -202,9 +204,8 @@ def survey(recipe: Recipe, data: str | Path | Dataset, report: Callable[[str], N
     """Hold a recipe against data; raises as `fit` would before its first step."""
     arch, config = network_config(recipe)
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    train_songs, valid_songs = split(dataset, recipe, report)
     network = arch.model(config)
-    heard = heard_stems(dataset, network)
+    train_songs, valid_songs, heard = choose_songs(dataset, recipe, network, report)
     batches, _ = loaders(recipe, network, heard, train_songs, valid_songs, Processes(), 0, False, report)
     return Survey(
         network.trained_stems,
