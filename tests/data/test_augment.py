@@ -17,6 +17,7 @@ from iseparate.data.augment import (
     PitchTempo,
     Remix,
     Shift,
+    SmoothEq,
     Speed,
     SwapChannels,
     Tilt,
@@ -133,6 +134,54 @@ def test_tilt_neither_delays_nor_wraps_around():
     tilted = Tilt(1.0, 3.0)(click, RATE, Draws(1))
     assert tilted.abs().argmax() == 10
     assert tilted[..., 2000:].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("hz", [20.0, 63.0, 1000.0, 5000.0])
+def test_smooth_eq_is_a_sum_of_cosines_over_log_frequency(hz):
+    amplitudes = Draws(5).normal((1, 3), 2.0)[0].double().numpy()
+    place = np.log2(hz / 20) / np.log2(1000)
+    expected_db = sum(a * np.cos(np.pi * k * place) for k, a in enumerate(amplitudes, 1))
+    stem = tone(hz, 4.0)
+    level = SmoothEq(1.0, 2.0, 3)(stem, RATE, Draws(5))[..., 30000:-30000].std() / stem[..., 30000:-30000].std()
+    assert 20 * float(torch.log10(level)) == pytest.approx(expected_db, abs=0.1)
+
+
+def test_smooth_eq_draws_for_each_stem_and_both_channels_alike():
+    clicks = torch.zeros(100, 2, 2, 2000)
+    clicks[..., 1000] = 1
+    after = SmoothEq(0.6)(clicks, RATE, Draws(3))
+    assert torch.equal(after[:, :, 0], after[:, :, 1])
+    left_alone = (after == clicks).all(-1).all(-1)
+    assert left_alone.float().mean() == pytest.approx(0.4, abs=0.1)
+    changed = after[~left_alone][:, 0]
+    assert not torch.equal(changed[0], changed[1])
+    gains_db = 20 * torch.log10(torch.fft.rfft(changed, 1 << 16).abs())
+    assert gains_db[:, 1000:20000].std() == pytest.approx(3.2, abs=0.8)
+    assert gains_db.abs().max() < 25
+
+
+@pytest.mark.parametrize("samples", [1, 100, 8192, 57_345, 264_600])
+def test_filters_neither_delay_nor_wrap_around(samples):
+    click = torch.zeros(1, 1, samples)
+    click[..., 0] = 1
+    for make in (SmoothEq(1.0, 3.0), Tilt(1.0, 3.0)):
+        filtered = make(click, RATE, Draws(1))
+        assert filtered.shape == click.shape
+        assert filtered.abs().argmax() == 0
+        assert samples < 8192 or filtered[..., samples // 2 :].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "values", [{"probability": 2}, {"deviation_db": -1}, {"deviation_db": float("nan")}, {"cosines": 0}]
+)
+def test_smooth_eq_refuses(values):
+    with pytest.raises(UsageError, match="expected a number from"):
+        SmoothEq(**values)
+
+
+def test_smooth_eq_refuses_half_a_cosine():
+    with pytest.raises(UsageError, match="whole number"):
+        SmoothEq(cosines=2.5)
 
 
 def test_pitch_and_tempo_move_alone():

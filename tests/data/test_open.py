@@ -101,6 +101,11 @@ def test_the_sample_set_is_told_by_its_length(tmp_path, monkeypatch):
         ("BassDrums30", "bassdrums"),
         ("Lead Synth 3", "lead_synth"),
         ("808", "808"),
+        *((name, "speaker1") for name in ("speaker1", "Speaker 1", "spk_1", "s1", "01 - speaker 1", "speaker01")),
+        *((name, "speaker12") for name in ("speaker12", "S12", "ｓｐｅａｋｅｒ１２")),
+        *((name, name) for name in ("speaker", "speaker_a")),
+        ("speaker 1 talking 2", "speaker_talking"),
+        ("bass1", "bass"),
         ("Ｖｏｃａｌｓ", "vocals"),
         ("ボーカル", "ボーカル"),
     ],
@@ -141,6 +146,14 @@ def test_a_folder_for_each_song(tmp_path):
         "alone": "holds only one stem, bass, and no mixture",
         "mixed": "holds a mixture but no stem",
     }
+
+
+def test_speakers_stay_apart(tmp_path):
+    for k in (1, 2):
+        write(tmp_path / "talk" / f"speaker{k}.wav", sound(k))
+    (track,) = open_dataset(tmp_path).tracks
+    assert track.stems == ("speaker1", "speaker2")
+    np.testing.assert_allclose(track.read("speaker2"), sound(2), atol=1e-4)
 
 
 def test_a_folder_for_each_stem_of_a_song(tmp_path):

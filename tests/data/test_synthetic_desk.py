@@ -62,6 +62,44 @@ def test_reverb_lasts_and_falls():
     assert 1e-8 < late / early < 0.05
 
 
+def test_a_room_is_heard_after_the_sound_has_travelled_and_then_falls():
+    for seed in range(5):
+        response = mixing.room(stream(seed, "box"))
+        assert response.shape[0] == 2
+        assert np.square(response, dtype=np.float64).sum(axis=1).mean() == pytest.approx(1.0, abs=1e-5)
+        strongest = float(np.abs(response).max())
+        first = int(np.argmax(np.abs(response).max(axis=0) > 0.1 * strongest))
+        assert 1.0 / 343.0 < first / RATE < 4.0 / 343.0, "the pair is one to some three metres away"
+        assert np.abs(response[:, : int(0.8 * RATE / 343.0)]).max() < 0.1 * strongest
+        left = np.cumsum(np.square(response[0, ::-1]))[::-1]
+        half = len(left) // 2
+        assert left[half] < 0.02 * left[0]
+        assert np.abs(response[0] - response[1]).max() > 0.1 * strongest, "two ears, two places"
+
+
+def test_the_walls_of_a_box_mirror_the_source():
+    size, source, ear = np.array([5.0, 4.0, 3.0]), np.array([1.0, 1.0, 1.0]), np.array([3.0, 1.0, 1.0])
+    heard = mixing._mirror_images(size, source, ear, 0.5, 2000)
+
+    def at(metres: float) -> float:
+        return float(heard[round(metres * RATE / 343.0)])
+
+    assert at(2.0) == pytest.approx(1 / 2.0)  # straight
+    # floor and the wall at y = 0 are a metre away from both, so their images are alike
+    assert at(np.hypot(2.0, 2.0)) == pytest.approx(2 * 0.5 / np.hypot(2.0, 2.0))
+    assert at(4.0) > 0.5 / 4.0 - 1e-6  # the wall behind the source
+    assert not np.any(heard[: round(2.0 * RATE / 343.0)])
+
+
+def test_a_sweep_takes_what_is_above_its_cutoff_as_it_moves():
+    high = tone(4000.0, 2 * RATE)
+    frames = 2 * RATE // filters.HOP
+    closing = np.where(np.arange(frames) < frames // 2, 16000.0, 500.0)
+    swept = mixing.sweep(high, closing, 0.0)
+    assert level_db(swept[:, :RATE]) == pytest.approx(level_db(high[:, :RATE]), abs=0.5)
+    assert level_db(swept[:, RATE:]) == pytest.approx(level_db(high[:, RATE:]) - 36.0, abs=3.0)
+
+
 def test_echoes_come_on_time():
     click = np.zeros((2, RATE), dtype=np.float32)
     click[:, 0] = 1.0

@@ -95,7 +95,7 @@ def test_killed_midway_and_gone_on_with(band, tmp_path):
     script.write_text(command)
     process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60.0
-    while not (root / "song-00001").exists():
+    while not ((root / "song-00000").exists() and (root / "song-00001").exists()):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
@@ -160,6 +160,14 @@ def test_words_that_are_no_hours_at_seed(words, tmp_path, monkeypatch):
     monkeypatch.setenv("ISEPARATE_CACHE", str(tmp_path))
     with pytest.raises(UsageError):
         rendered_once(words)
+
+
+def test_a_folder_from_before_sampled_sounds_is_gone_on_with(tmp_path):
+    render_folder(tmp_path, THREE_SONGS / 3, SHORT)
+    facts = json.loads((tmp_path / "band.json").read_text())
+    del facts["settings"]["sounds"]
+    (tmp_path / "band.json").write_text(json.dumps(facts))
+    assert render_folder(tmp_path, THREE_SONGS / 3, SHORT).fresh == 0
 
 
 def test_another_band_in_the_folder(band):

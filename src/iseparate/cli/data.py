@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from iseparate.cli.console import err, fail, note, out, plain
 from iseparate.cli.prepare import prepare
+from iseparate.cli.sounds import sounds
+from iseparate.cli.strip import strip
 from iseparate.cli.synthesize import synthesize
 from iseparate.errors import UsageError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: what is wrong with them, and which files they are.")
 data.command()(prepare)
+data.command()(sounds)
+data.command()(strip)
 data.command()(synthesize)
 
 Spec = Annotated[

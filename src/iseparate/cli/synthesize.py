@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from iseparate.cli.console import clock, err, out, plain
+from iseparate.cli.console import clock, err, note, out, plain
+
+
+class Sounds(StrEnum):
+    """Whose sounds the band plays."""
+
+    own = "own"
+    installed = "installed"
 
 
 class SongFormat(StrEnum):
@@ -35,6 +42,13 @@ def synthesize(
     format_: Annotated[SongFormat, typer.Option("--format", metavar="NAME", help="flac or wav, of 24 bits.")] = (
         SongFormat.flac
     ),
+    sounds: Annotated[
+        Sounds,
+        typer.Option(
+            metavar="NAME",
+            help="own, or installed: about half of the parts on sampled sounds (`iseparate data sounds`).",
+        ),
+    ] = Sounds.own,
     jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; the songs do not change.")] = 1,
 ) -> None:
     """Render songs with their stems by rule, for training and tests: then use [bold]synthetic:DIR[/bold].
@@ -44,8 +58,10 @@ def synthesize(
     from iseparate.data.synthetic.folder import BandSettings, render_folder
 
     asked = tuple(name.strip() for name in stems.split(",") if name.strip())
-    settings = BandSettings(seed, asked, song_seconds, format_.value)
-    with _song_bar() as progress:
+    settings = BandSettings(
+        seed, asked, song_seconds, format_.value, sounds=_sampled() if sounds == "installed" else ()
+    )
+    with song_bar("rendering") as progress:
         result = render_folder(out_folder, hours, settings, jobs, progress)
     kept = result.songs - result.fresh
     out.print(
@@ -54,10 +70,22 @@ def synthesize(
     )
 
 
+def _sampled() -> tuple[str, ...]:
+    """The sampled sounds that are here; what none of them plays is said."""
+    from iseparate.data.synthetic.sampled.sources import fingerprints, installed, unplayed
+
+    here = installed()
+    found = fingerprints(here)
+    if sentence := unplayed(here):
+        note(sentence)
+    return found
+
+
 @contextmanager
-def _song_bar() -> Iterator[Callable[[int, int], None]]:
+def song_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over songs; nothing where stderr is no terminal."""
     bar = Progress(
-        TextColumn("rendering"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
@@ -65,7 +93,7 @@ def _song_bar() -> Iterator[Callable[[int, int], None]]:
         disable=not err.is_terminal,
         transient=True,
     )
-    task = bar.add_task("rendering", total=None)
+    task = bar.add_task(doing, total=None)
 
     def update(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)

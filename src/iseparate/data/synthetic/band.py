@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from iseparate.data.synthetic import bass, drums, harmony, mixing, voice
+from iseparate.data.synthetic import bass, codec, drums, harmony, mixing, voice
+from iseparate.data.synthetic.casting import playing
+from iseparate.data.synthetic.sampled.cast import SampledCasting
+from iseparate.data.synthetic.sampled.sources import OWN_SOUNDS, SoundSource
 from iseparate.data.synthetic.song import Song, compose
 from iseparate.data.synthetic.sounds import SAMPLE_RATE, chance, in_samples, stream
 from iseparate.data.synthetic.version import VERSION
@@ -19,7 +22,7 @@ STEMS = ("drums", "bass", "other", "vocals")
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 600.0
 
 # Mean level of a stem's loud parts against the others', in dB, and its standard deviation from song to song.
-_LEVELS_DB = {"drums": (-0.5, 2.5), "bass": (-2.0, 2.5), "other": (-0.5, 2.5), "vocals": (0.5, 2.5)}
+_LEVELS_DB = {"drums": (1.4, 2.5), "bass": (-2.0, 2.5), "other": (-0.7, 2.5), "vocals": (-1.2, 2.5)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class RenderedSong:
     stems: Mapping[str, Samples]
     """Float32 ``[2, samples]`` each, on a grid of 2⁻²³: their float32 sum is exact and within ±1."""
     facts: Mapping[str, Any]
-    """Plain data: seed, version, genre, key, tempo, sections, instruments, sounds."""
+    """Plain data: seed, version, genre, key, tempo, sections, instruments; whose sounds they are, with licences."""
 
     @property
     def mixture(self) -> Samples:
@@ -53,8 +56,12 @@ def render_song(seed: int, seconds: float, stems: Sequence[str] = STEMS) -> dict
     return dict(render(seed, seconds, stems).stems)
 
 
-def render(seed: int, seconds: float, stems: Sequence[str] = STEMS) -> RenderedSong:
-    """Render a song with its facts; see `render_song`."""
+def render(seed: int, seconds: float, stems: Sequence[str] = STEMS, sounds: Sequence[SoundSource] = ()) -> RenderedSong:
+    """Render a song with its facts; see `render_song`.
+
+    Of `sounds` about half of the parts are played; without, all play the band's own. The same notes are played, and
+    the parts that keep their own sounds are the same.
+    """
     check_request(seed, seconds, stems)
     samples = in_samples(seconds)
     song = compose(seed, seconds)
@@ -73,16 +80,19 @@ def render(seed: int, seconds: float, stems: Sequence[str] = STEMS) -> RenderedS
     levels = {stem: level + float(rng.normal(0.0, spread)) for stem, (level, spread) in _LEVELS_DB.items()}
     absent = {stem: chance(rng, 0.03) for stem in STEMS if stem != "other"}
     mixed = {}
-    for stem in STEMS:  # always in this order, whatever the order asked for
-        if stem in stems:
-            silent = absent.get(stem, False)
-            mixed[stem] = (
-                np.zeros((2, samples), np.float32) if silent else mixing.at_level(players[stem](), levels[stem])
-            )
+    casting = SampledCasting(seed, sounds) if sounds else None
+    with playing(casting):
+        for stem in STEMS:  # always in this order, whatever the order asked for
+            if stem in stems:
+                silent = absent.get(stem, False)
+                mixed[stem] = (
+                    np.zeros((2, samples), np.float32) if silent else mixing.at_level(players[stem](), levels[stem])
+                )
     mastered = mixing.master(mixed, stream(seed, "master"), song.genre.loudness_db)
+    mastered = codec.code(mastered, codec.draw(stream(seed, "codec")))
     for samples_of_stem in mastered.values():
         _fade_edges(samples_of_stem)
-    facts = _facts(song, bass_part, harmony_parts, voice_part, [stem for stem in mixed if np.any(mixed[stem])])
+    facts = _facts(song, bass_part, harmony_parts, voice_part, [stem for stem in mixed if np.any(mixed[stem])], casting)
     return RenderedSong({stem: mastered[stem] for stem in stems}, facts)
 
 
@@ -117,6 +127,7 @@ def _facts(
     harmony_parts: Sequence[harmony.HarmonyPart],
     voice_part: voice.VoicePart,
     sounding: Sequence[str],
+    casting: SampledCasting | None,
 ) -> dict[str, Any]:
     return {
         "seed": song.seed,
@@ -132,5 +143,6 @@ def _facts(
         "bass": {"line": bass_part.line, "sound": bass_part.sound},
         "harmony": [f"{part.role}:{part.instrument}" for part in harmony_parts],
         "voice": {"style": voice_part.style, "voice": voice_part.voice},
-        "sounds": [{"name": "iseparate synthesis", "licence": "MIT"}],
+        "cast": dict(casting.parts) if casting else {},
+        "sounds": [OWN_SOUNDS, *(source.credit_line() for source in (casting.used if casting else ()))],
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from iseparate.data.synthetic import filters, mixing
+from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.song import Chord, Song, nearest_pitch, scale_step, weighted
 from iseparate.data.synthetic.sounds import (
     Note,
@@ -136,11 +137,9 @@ def _articulated(rng: np.random.Generator, note: Note, mark: str, sound: str, sl
 def render(song: Song, part: BassPart, kicks_seconds: list[float], samples: int) -> Samples:
     """The bass stem ``[2, samples]``."""
     rng = stream(song.seed, "bass sound")
-    play = _Strings(rng, part.sound) if part.sound in ("finger", "pick", "slap", "upright") else _Synth(rng, part.sound)
-    bus = np.zeros((2, samples), dtype=np.float32)
-    for note in part.notes:
-        place(bus, play(rng, note), in_samples(note.start_seconds))
-    line = bus[:1]
+    casting = cast()
+    sampled = casting.bass(part.sound, rng) if casting else None
+    line = sampled.play(part.notes, samples).mean(axis=0, keepdims=True) if sampled else _own_sound(rng, part, samples)
     line = filters.highpass(line, 28.0)
     if part.sound in ("finger", "pick", "slap") and chance(rng, 0.6):
         line = _amplified(rng, line)
@@ -155,6 +154,15 @@ def render(song: Song, part: BassPart, kicks_seconds: list[float], samples: int)
     if chance(rng, song.genre.sidechain):
         stem *= mixing.pump(samples, kicks_seconds, between(rng, 0.4, 0.95), between(rng, 0.04, 0.16))
     return mixing.widen(stem, between(rng, 0.0, 0.6), float(rng.normal(0.0, 0.03)))
+
+
+def _own_sound(rng: np.random.Generator, part: BassPart, samples: int) -> Samples:
+    """The part on the band's own bass ``[1, samples]``."""
+    play = _Strings(rng, part.sound) if part.sound in ("finger", "pick", "slap", "upright") else _Synth(rng, part.sound)
+    bus = np.zeros((2, samples), dtype=np.float32)
+    for note in part.notes:
+        place(bus, play(rng, note), in_samples(note.start_seconds))
+    return bus[:1]
 
 
 def _amplified(rng: np.random.Generator, line: Samples) -> Samples:

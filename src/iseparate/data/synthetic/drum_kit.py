@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from iseparate.data.synthetic import filters
+from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.sounds import (
     between,
     between_log,
@@ -50,6 +51,9 @@ class Kit:
         self.wide = between(rng, 0.3, 1.0)
         self._makers = _electronic(rng) if kind == "electronic" else _acoustic(rng)
         self.gains = {piece: float(np.exp(rng.normal(0.0, 0.22))) for piece in self._makers}
+        casting = cast()
+        if casting:
+            self._makers |= casting.drums(kind)
         self._hits: dict[tuple[str, int, int], Samples] = {}
 
     def hit(self, piece: str, velocity: float, take: int) -> Samples:

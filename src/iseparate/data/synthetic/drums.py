@@ -10,11 +10,17 @@ from iseparate.data.synthetic import filters, mixing
 from iseparate.data.synthetic.drum_kit import Kit
 from iseparate.data.synthetic.genres import Groove
 from iseparate.data.synthetic.song import Song, weighted
-from iseparate.data.synthetic.sounds import between, chance, in_samples, pick, place, stream
+from iseparate.data.synthetic.sounds import between, between_log, chance, in_samples, pick, place, stream
 from iseparate.types import Samples
 
 _VELOCITIES = {"X": (0.85, 1.0), "x": (0.55, 0.82), "o": (0.18, 0.4), "?": (0.4, 0.8)}
 _BUSES = {"kick": "kick", "snare": "snare", "clap": "snare", "stick": "snare"}
+_BUSES |= {"high_tom": "toms", "mid_tom": "toms", "floor": "toms"}
+
+# What a close microphone hears of the other drums: the level's mean in dB, and the way in metres.
+_BLEED = {("snare", "kit"): (-17.0, 0.5), ("snare", "kick"): (-20.0, 0.7), ("kick", "snare"): (-24.0, 0.8)}
+_BLEED |= {("toms", "snare"): (-20.0, 0.5), ("toms", "kit"): (-18.0, 0.6)}
+_METRES_PER_SECOND = 343.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,34 @@ def write_part(song: Song) -> list[Hit]:
 def render(song: Song, hits: list[Hit], samples: int) -> Samples:
     """The drum stem ``[2, samples]``."""
     rng = stream(song.seed, "drum sound")
-    kit = Kit(song.seed, weighted(rng, song.genre.kits))
-    buses = {name: np.zeros((2, samples), dtype=np.float32) for name in ("kick", "snare", "kit")}
+    kind = weighted(rng, song.genre.kits)
+    buses = _struck(song, Kit(song.seed, kind), hits, samples, by_hand=kind == "acoustic")
+    buses["kit"] = filters.highpass(buses["kit"], between(rng, 60.0, 250.0))
+    air = _room_of(stream(song.seed, "drum room"), buses) if kind == "acoustic" else None
+    for name in ("kick", "snare", "kit"):
+        buses[name] = mixing.equalise(buses[name], rng, 3.5)
+    buses["snare"] = mixing.compress(buses["snare"], rng, chance_of=0.6)
+    buses["snare"] += mixing.reverb(buses["snare"], rng, (0.2, 1.8)) * np.float32(between(rng, 0.0, 0.35))
+    total = np.zeros((2, samples), dtype=np.float32)
+    # cymbals are in every microphone, so their own channel stays down
+    for name, level, spread in (("kick", 0.0, 0.25), ("snare", 0.0, 0.3), ("toms", 0.0, 0.3), ("kit", -0.15, 0.35)):
+        total += buses[name] * np.float32(np.exp(rng.normal(level, spread)))
+    if air is not None:
+        total += air
+    elif chance(rng, 0.5):
+        total += mixing.reverb(total, rng, (0.15, 0.9)) * np.float32(between(rng, 0.03, 0.4))
+    if chance(rng, 0.35):
+        squeezed = mixing.compress(total, rng, chance_of=1.0, ratio=8.0)
+        total += squeezed * np.float32(between(rng, 0.2, 0.8))
+    if chance(rng, 0.3):
+        total = mixing.overdrive(total, between(rng, 1.0, 3.0))
+    return mixing.compress(mixing.equalise(total, rng, 2.5), rng, chance_of=0.6)
+
+
+def _struck(song: Song, kit: Kit, hits: list[Hit], samples: int, by_hand: bool) -> dict[str, Samples]:
+    """Each group of drums by itself ``[2, samples]``, panned."""
+    rng = stream(song.seed, "strokes")
+    buses = {name: np.zeros((2, samples), dtype=np.float32) for name in ("kick", "snare", "toms", "kit")}
     takes = rng.integers(0, 1 << 16, len(hits))
     for number, (hit, take) in enumerate(zip(hits, takes, strict=True)):
         # the level follows the strength, the sound itself comes in a few strengths
@@ -69,23 +101,44 @@ def render(song: Song, hits: list[Hit], samples: int) -> Samples:
         start = in_samples(hit.seconds)
         if hit.piece == "open":
             sound = _closed_by_next(sound, start, hits[number + 1 : number + 40])
+        if by_hand:
+            sound = humanised(sound, rng)
         place(buses[_BUSES.get(hit.piece, "kit")], sound, start, *kit.pan(hit.piece))
-    for name in ("kick", "snare", "kit"):
-        buses[name] = mixing.equalise(buses[name], rng, 3.5)
-    buses["snare"] = mixing.compress(buses["snare"], rng, chance_of=0.6)
-    buses["kit"] = filters.highpass(buses["kit"], between(rng, 60.0, 250.0))
-    buses["snare"] += mixing.reverb(buses["snare"], rng, (0.2, 1.8)) * np.float32(between(rng, 0.0, 0.35))
-    total = np.zeros((2, samples), dtype=np.float32)
-    for name, spread in (("kick", 0.25), ("snare", 0.3), ("kit", 0.35)):
-        total += buses[name] * np.float32(np.exp(rng.normal(0.0, spread)))
-    # what the overheads and the room hear of everything
-    total += mixing.reverb(total, rng, (0.15, 0.9)) * np.float32(between(rng, 0.03, 0.5))
-    if chance(rng, 0.35):
-        squeezed = mixing.compress(total, rng, chance_of=1.0, ratio=8.0)
-        total += squeezed * np.float32(between(rng, 0.2, 0.8))
-    if chance(rng, 0.3):
-        total = mixing.overdrive(total, between(rng, 1.0, 3.0))
-    return mixing.compress(mixing.equalise(total, rng, 2.5), rng, chance_of=0.6)
+    return buses
+
+
+def humanised(sound: Samples, rng: np.random.Generator) -> Samples:
+    """A stroke that lands a little elsewhere on the skin: somewhat louder or softer, brighter or darker."""
+    level = np.float32(10.0 ** (float(np.clip(rng.normal(0.0, 0.7), -2.0, 2.0)) / 20.0))
+    bright = np.float32(np.clip(rng.normal(0.0, 0.08), -0.25, 0.25))
+    changed = sound * level
+    changed[1:] -= (level * bright) * sound[:-1]
+    return changed / np.float32(1.0 - bright)
+
+
+def _room_of(rng: np.random.Generator, buses: dict[str, Samples]) -> Samples:
+    """Let close microphones hear their neighbours, in place; return what overheads and room hear ``[2, samples]``."""
+    mono = {name: bus.mean(axis=0) for name, bus in buses.items()}
+    everything = sum(buses.values(), np.zeros_like(buses["kick"]))
+    bleeds = between(rng, -6.0, 5.0) if chance(rng, 0.8) else None  # else recorded drum by drum, or gated
+    if bleeds is not None:
+        # off its axis a microphone is dull
+        dull = {name: filters.lowpass(mono[name], between(rng, 3000.0, 9000.0), 1) for name in ("kick", "snare", "kit")}
+        for (into, source), (level_db, metres) in _BLEED.items():
+            gain = 10.0 ** ((level_db + bleeds + float(rng.normal(0.0, 2.0))) / 20.0)
+            late = in_samples(metres * between(rng, 0.8, 1.3) / _METRES_PER_SECOND)
+            place(buses[into], dull[source], late, gain, gain)
+    air = np.zeros_like(everything)
+    if chance(rng, 0.8):
+        # cymbals are in the kit's bus as the overheads have them; of the drums below they hear the upper part
+        skins = filters.highpass(mono["kick"] + mono["snare"] + mono["toms"], between_log(rng, 80.0, 400.0), 1)
+        gain = 10.0 ** (between(rng, -14.0, -4.0) / 20.0)
+        for left, right in ((gain, 0.0), (0.0, gain)):
+            place(air, skins, in_samples(between(rng, 0.9, 1.5) / _METRES_PER_SECOND), left, right)
+    wet = filters.convolve(everything, mixing.room(rng))
+    if chance(rng, 0.5):
+        wet = mixing.compress(wet, rng, chance_of=1.0, ratio=between(rng, 4.0, 10.0))
+    return air + wet * np.float32(between_log(rng, 0.06, 0.5))
 
 
 def _groove(song: Song, rng: np.random.Generator, bar: int, groove: Groove, until: int, embellish: float) -> list[Hit]:

@@ -27,6 +27,7 @@ import soundfile
 from filelock import FileLock, Timeout
 
 from iseparate.data.synthetic.band import STEMS, check_request, render
+from iseparate.data.synthetic.sampled.sources import named, notice
 from iseparate.data.synthetic.sounds import SAMPLE_RATE
 from iseparate.data.synthetic.version import VERSION
 from iseparate.errors import OutputError, UsageError
@@ -55,12 +56,17 @@ class BandSettings:
     song_seconds: float = DEFAULT_SONG_SECONDS
     format: str = "flac"
     version: int = VERSION
+    sounds: tuple[str, ...] = ()
+    """Fingerprints of the sampled sounds that play (`iseparate.data.synthetic.sampled.sources.fingerprints`); empty:
+    the band's own only."""
 
     def check(self) -> None:
         """Raise UsageError for settings that cannot be rendered."""
         check_request(self.seed, self.song_seconds, self.stems)
         if self.format not in FORMATS:
             raise UsageError(f"the format is {self.format!r}, expected {' or '.join(FORMATS)}")
+        if self.sounds:
+            named(self.sounds)
 
     @property
     def song_bytes(self) -> int:
@@ -169,7 +175,8 @@ def _follow_parent() -> None:
 
 
 def _render_one(root: Path, settings: BandSettings, number: int) -> int:
-    song = render(song_seed(settings.seed, number), settings.song_seconds, settings.stems)
+    sounds = named(settings.sounds) if settings.sounds else ()
+    song = render(song_seed(settings.seed, number), settings.song_seconds, settings.stems, sounds)
     final = _song_folder(root, number)
     fresh = root / f".{final.name}.part"
     with _refusals(root):
@@ -207,6 +214,8 @@ def _claim(root: Path, settings: BandSettings) -> None:
             there = json.loads(band.read_text(encoding="utf-8"))["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{band} is not what this command writes; choose another folder with -o") from error
+        if isinstance(there, dict):
+            there = {"sounds": [], **there}  # a folder from before there were any but own ones
         if there != ours:
             differing = ", ".join(
                 f"{name} {there.get(name) if isinstance(there, dict) else None} instead of {value}"
@@ -236,9 +245,7 @@ def _write_facts(root: Path, settings: BandSettings) -> None:
         "songs": songs,
     }
     _write_json(root / BAND_FILE, facts)
-    lines = ["Songs made by rule by iseparate's synthetic band. Sounds that were used, and their licences:", ""]
-    lines += [f"- {sound['name']}: {sound['licence']}" for sound in used]
-    (root / NOTICE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (root / NOTICE_FILE).write_text(notice(used), encoding="utf-8")
 
 
 def _remove_unfinished(root: Path) -> None:

@@ -37,6 +37,12 @@ class Genre:
     sidechain: float = 0.0
     """Probability that the kick ducks bass and harmony."""
     percussion: float = 0.25
+    layers: float = 0.2
+    """Probability that a second instrument doubles a part."""
+    automation: float = 0.15
+    """Probability that a synthesiser's filter moves with the song's sections."""
+    risers: float = 0.0
+    """Probability of noise that rises into a chorus."""
     steps: int = 16
     loudness_db: float = -14.0
     """Where mastering aims; the mean level of the loud parts below full scale."""
@@ -64,6 +70,8 @@ GENRES: tuple[Genre, ...] = (
             "comp:clean": 0.3,
             "comp:organ": 0.2,
             "comp:piano": 0.2,
+            "pick:clean": 0.2,
+            "pick:distorted": 0.1,
             "lead:distorted": 0.3,
             "pad:strings": 0.1,
         },
@@ -90,6 +98,7 @@ GENRES: tuple[Genre, ...] = (
             "strum:acoustic": 0.35,
             "comp:electric_piano": 0.2,
             "pad:strings": 0.25,
+            "pick:clean": 0.25,
             "lead:synth": 0.2,
             "comp:clean": 0.25,
         },
@@ -98,6 +107,9 @@ GENRES: tuple[Genre, ...] = (
         looseness_seconds=0.003,
         sidechain=0.25,
         loudness_db=-11.0,
+        layers=0.35,
+        automation=0.3,
+        risers=0.25,
     ),
     Genre(
         "funk",
@@ -112,6 +124,7 @@ GENRES: tuple[Genre, ...] = (
         {
             "chop:clean": 0.7,
             "comp:clav": 0.45,
+            "pick:clean": 0.25,
             "stab:brass": 0.5,
             "comp:organ": 0.25,
             "comp:electric_piano": 0.35,
@@ -151,6 +164,9 @@ GENRES: tuple[Genre, ...] = (
         sidechain=0.75,
         percussion=0.4,
         loudness_db=-10.0,
+        layers=0.4,
+        automation=0.6,
+        risers=0.6,
     ),
     Genre(
         "hip hop",
@@ -185,6 +201,8 @@ GENRES: tuple[Genre, ...] = (
         voices={"rap": 0.65, "sung": 0.3, "none": 0.05},
         sevenths=0.5,
         loudness_db=-11.0,
+        automation=0.35,
+        risers=0.1,
     ),
     Genre(
         "ballad",
@@ -203,6 +221,7 @@ GENRES: tuple[Genre, ...] = (
             "arp:nylon": 0.3,
             "pad:synth": 0.25,
             "comp:electric_piano": 0.2,
+            "pick:clean": 0.15,
             "lead:distorted": 0.1,
         },
         {"major": 0.65, "minor": 0.35},
@@ -227,6 +246,7 @@ GENRES: tuple[Genre, ...] = (
             "bubble:organ": 0.6,
             "stab:brass": 0.3,
             "comp:clav": 0.2,
+            "pick:clean": 0.3,
             "lead:synth": 0.1,
         },
         {"major": 0.45, "minor": 0.4, "dorian": 0.15},
@@ -254,6 +274,7 @@ GENRES: tuple[Genre, ...] = (
         sevenths=0.0,
         percussion=0.02,
         loudness_db=-10.0,
+        layers=0.1,
     ),
     Genre(
         "latin",

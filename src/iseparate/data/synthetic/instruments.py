@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from iseparate.data.synthetic import filters, mixing
+from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.sounds import (
     Note,
     Timbre,
@@ -45,7 +46,9 @@ class Instrument(Protocol):
 
 def make_instrument(name: str, rng: np.random.Generator, role: str) -> Instrument:
     """Build an instrument of the named kind with a character of its own; `role` is what it is to play."""
-    return _MAKERS[name](rng, role)
+    casting = cast()
+    sampled = casting.instrument(name, rng, role) if casting else None
+    return sampled or _MAKERS[name](rng, role)
 
 
 class Struck:
@@ -120,7 +123,7 @@ def _electric_piano(rng: np.random.Generator, role: str) -> Instrument:
         length = ring * 2.0 ** ((60 - pitch) / 30.0)
         return soften_end(0.5 * np.sin(angle + growl + ping) * decay(count, length))
 
-    return _Moving(Struck(rng, strike, between(rng, 0.06, 0.15)), rng, "tremolo" if chance(rng, 0.6) else "chorus")
+    return Moving(Struck(rng, strike, between(rng, 0.06, 0.15)), rng, "tremolo" if chance(rng, 0.6) else "chorus")
 
 
 def _bell(rng: np.random.Generator, role: str) -> Instrument:
@@ -194,7 +197,7 @@ class Strings:
 def _acoustic(rng: np.random.Generator, role: str) -> Instrument:
     del role
     strings = Strings(rng, between(rng, 0.1, 0.22), between(rng, 0.85, 1.2), between(rng, 2.0, 5.0), 7000.0)
-    return _Doubled(strings, rng, 0.45)
+    return Doubled(strings, rng, 0.45)
 
 
 def _nylon(rng: np.random.Generator, role: str) -> Instrument:
@@ -205,7 +208,7 @@ def _nylon(rng: np.random.Generator, role: str) -> Instrument:
 def _clean(rng: np.random.Generator, role: str) -> Instrument:
     del role
     strings = Strings(rng, between(rng, 0.08, 0.25), between(rng, 0.9, 1.3), between(rng, 2.0, 5.0), 5000.0)
-    return _Moving(strings, rng, str(rng.choice(("none", "chorus", "tremolo"), p=(0.5, 0.35, 0.15))))
+    return Moving(strings, rng, str(rng.choice(("none", "chorus", "tremolo"), p=(0.5, 0.35, 0.15))))
 
 
 def _clav(rng: np.random.Generator, role: str) -> Instrument:
@@ -214,10 +217,10 @@ def _clav(rng: np.random.Generator, role: str) -> Instrument:
     return _Swept(strings, rng) if chance(rng, 0.4) else strings
 
 
-class _Doubled:
+class Doubled:
     """Two takes of a part, left and right; or one in the middle."""
 
-    def __init__(self, strings: Strings, rng: np.random.Generator, likely: float):
+    def __init__(self, strings: Instrument, rng: np.random.Generator, likely: float):
         self._strings, self._rng = strings, rng
         self._double = chance(rng, likely)
         self._width = between(rng, 0.5, 1.0)
@@ -245,12 +248,14 @@ def _once_more(notes: Sequence[Note], rng: np.random.Generator) -> list[Note]:
     ]
 
 
-class _Distorted:
-    """An electric guitar through an overdriven amplifier and its cabinet, often doubled."""
+class Distorted:
+    """An electric guitar through an overdriven amplifier and its cabinet, often doubled; its `strings` are own ones."""
 
-    def __init__(self, rng: np.random.Generator, role: str):
+    def __init__(self, rng: np.random.Generator, role: str, strings: Instrument | None = None):
         self._rng = rng
-        self._strings = Strings(rng, between(rng, 0.06, 0.15), between(rng, 0.9, 1.2), between(rng, 4.0, 9.0), 5000.0)
+        self._strings = strings or Strings(
+            rng, between(rng, 0.06, 0.15), between(rng, 0.9, 1.2), between(rng, 4.0, 9.0), 5000.0
+        )
         self._double = role != "lead" and chance(rng, 0.65)
         self._drive = between_log(rng, 3.0, 60.0) if role != "lead" else between_log(rng, 5.0, 40.0)
         self._width = between(rng, 0.6, 1.0)
@@ -370,7 +375,7 @@ def _synth(rng: np.random.Generator, role: str) -> Instrument:
     )
     if slow and chance(rng, 0.4):
         return _Swept(synth, rng)
-    return _Moving(synth, rng, "chorus" if slow and chance(rng, 0.5) else "none")
+    return Moving(synth, rng, "chorus" if slow and chance(rng, 0.5) else "none")
 
 
 def _pluck(rng: np.random.Generator, role: str) -> Instrument:
@@ -473,10 +478,10 @@ def _organ(rng: np.random.Generator, role: str) -> Instrument:
         sweep_hz=0.0,
         sweep_seconds=1.0,
     )
-    return _Moving(organ, rng, "rotary", drive=between(rng, 0.5, 3.0) if chance(rng, 0.5) else 0.0)
+    return Moving(organ, rng, "rotary", drive=between(rng, 0.5, 3.0) if chance(rng, 0.5) else 0.0)
 
 
-class _Moving:
+class Moving:
     """An effect that comes with the instrument: tremolo, chorus, or a rotating speaker."""
 
     def __init__(self, instrument: Instrument, rng: np.random.Generator, effect: str, drive: float = 0.0):
@@ -528,7 +533,7 @@ _MAKERS: Mapping[str, Callable[[np.random.Generator, str], Instrument]] = {
     "acoustic": _acoustic,
     "nylon": _nylon,
     "clean": _clean,
-    "distorted": _Distorted,
+    "distorted": Distorted,
     "synth": _synth,
     "pluck": _pluck,
     "brass": _brass,

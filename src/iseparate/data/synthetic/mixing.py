@@ -61,21 +61,76 @@ def reverb(sound: Samples, rng: np.random.Generator, seconds: tuple[float, float
     """
     lasting = between_log(rng, *seconds)
     count = in_samples(min(1.1 * lasting, 3.5)) + 1
-    response = np.zeros((2, count), dtype=np.float32)
     first = between(rng, 0.0, 0.03)
-    edges = (150.0, 700.0, 3000.0, 12000.0)
-    damping = between(rng, 0.4, 1.0)
+    response = _tail(rng, count, lasting, damping=between(rng, 0.4, 1.0))
+    response[:, : in_samples(first)] = 0.0
     for channel in response:
-        for number, (low, high) in enumerate(pairwise(edges)):
-            tail = filters.bandpass(noise(rng, count), low, high, 1) * decay(count, lasting * damping**number)
-            channel[:] += np.float32((1.0, 0.8, 0.5)[number]) * tail
-        channel[: in_samples(first)] = 0.0
         for _ in range(int(rng.integers(5, 14))):
             at = in_samples(between(rng, 0.002, 0.02 + 0.03 * min(lasting, 1.0)))
             if at < count:
                 channel[at] += np.float32(rng.choice((-1.0, 1.0)) * between(rng, 0.5, 4.0))
-    response /= np.sqrt(np.square(response, dtype=np.float64).sum(axis=1).mean()).astype(np.float32)
-    return filters.convolve(filters.highpass(sound, 120.0, 1), response)
+    return filters.convolve(filters.highpass(sound, 120.0, 1), _of_unit_energy(response))
+
+
+def room(rng: np.random.Generator, lively: tuple[float, float] = (0.6, 0.93)) -> Samples:
+    """What a pair of microphones hears of a click in a room: a response ``[2, samples]`` of unit energy.
+
+    The first reflections are those of the mirror images of the source in the walls of a box (Allen and Berkley 1979),
+    at most three metres away from the pair and at least one. What follows is noise that falls as Eyring's formula says.
+    `lively` is the range of the share of the sound pressure that a wall gives back, in (0, 1).
+    """
+    size = np.array([between(rng, 3.5, 9.0), between(rng, 3.0, 7.0), between(rng, 2.3, 4.0)])
+    back = between(rng, *lively)
+    source = size * np.array([between(rng, 0.3, 0.7), between(rng, 0.2, 0.5), 0.25])
+    centre = source + np.array([0.0, between(rng, 1.0, max(1.1, min(3.0, 0.9 * size[1] - source[1]))), 0.6])
+    apart = np.array([between(rng, 0.15, 0.8), 0.0, 0.0])
+    surface = 2.0 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
+    lasting = float(np.clip(0.161 * np.prod(size) / (-2.0 * surface * np.log(back)), 0.08, 1.2))
+    count = in_samples(lasting) + in_samples(0.05)
+    response = _tail(rng, count, lasting, damping=between(rng, 0.4, 0.9))
+    turn, width = in_samples(0.03), in_samples(0.01)  # where mirror images give way to noise
+    fade_in = np.clip((np.arange(count) - turn) / width, 0.0, 1.0).astype(np.float32)
+    for channel, side in zip(response, (-1.0, 1.0), strict=True):
+        images = _mirror_images(size, source, centre + side * apart, back, turn + width)
+        before = float(np.sqrt(np.mean(np.square(images[turn : turn + width]))))
+        noise_there = float(np.sqrt(np.mean(np.square(channel[turn : turn + width])))) + 1e-12
+        channel[:] *= fade_in * np.float32(before / noise_there)
+        channel[: len(images)] += images * (1.0 - fade_in[: len(images)])
+    return _of_unit_energy(response)
+
+
+def _mirror_images(
+    size: NDArray[np.float64], source: NDArray[np.float64], ear: NDArray[np.float64], back: float, samples: int
+) -> Samples:
+    """The response, over its first samples, of a box's walls."""
+    reach = int(np.ceil(343.0 * samples / SAMPLE_RATE / (2.0 * size.min()))) + 1
+    number = np.arange(-reach, reach + 1)
+    squares, bounces = [], []
+    for edge, at, heard in zip(size, source, ear, strict=True):
+        here, mirrored = at + 2.0 * edge * number, -at + 2.0 * edge * number
+        squares.append(np.square(np.concatenate([here, mirrored]) - heard))
+        bounces.append(np.concatenate([np.abs(2 * number), np.abs(2 * number - 1)]))
+    distance = np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
+    walls = bounces[0][:, None, None] + bounces[1][:, None] + bounces[2]
+    arrival = np.rint(distance * (SAMPLE_RATE / 343.0)).astype(np.int64)
+    near = arrival < samples
+    levels = back ** walls[near] / distance[near]
+    return np.bincount(arrival[near], levels, samples).astype(np.float32)
+
+
+def _tail(rng: np.random.Generator, count: int, lasting: float, damping: float) -> Samples:
+    """Noise on two sides that falls by 60 dB in `lasting` seconds, the higher the sooner."""
+    response = np.zeros((2, count), dtype=np.float32)
+    for channel in response:
+        for number, (low, high) in enumerate(pairwise((150.0, 700.0, 3000.0, 12000.0))):
+            tail = filters.bandpass(noise(rng, count), low, high, 1) * decay(count, lasting * damping**number)
+            channel[:] += np.float32((1.0, 0.8, 0.5)[number]) * tail
+    return response
+
+
+def _of_unit_energy(response: Samples) -> Samples:
+    energy = float(np.square(response, dtype=np.float64).sum(axis=1).mean())
+    return response * np.float32(1.0 / np.sqrt(energy))
 
 
 def echo(sound: Samples, rng: np.random.Generator, seconds: float) -> Samples:
@@ -123,6 +178,16 @@ def overdrive(sound: Samples, drive: float) -> Samples:
     return at_level(bent, 20.0 * float(np.log10(level)))
 
 
+def sweep(sound: Samples, cutoff_hz: NDArray[np.float64], resonance: float) -> Samples:
+    """A lowpass that moves: one cutoff every `filters.HOP` samples, `resonance` the height of the bump there."""
+    frames = -(-sound.shape[1] // filters.HOP) + 4
+    cutoff = np.pad(cutoff_hz[:frames], (0, max(0, frames - len(cutoff_hz))), mode="edge").astype(np.float32)
+    ratio = np.maximum(filters.frame_bins_hz(), 20.0).astype(np.float32) / cutoff[:, None]
+    gains = 1.0 / np.sqrt(1.0 + np.square(np.square(ratio)))
+    gains += np.float32(resonance) * np.exp(-np.square(np.log2(ratio) / np.float32(0.25)))
+    return np.stack([filters.shape_frames(channel, gains) for channel in sound])
+
+
 def pump(samples: int, kicks_seconds: list[float], depth: float, release: float) -> Samples:
     """The gain of a bus that the kick drum ducks by `depth` in [0, 1]."""
     gain = np.ones(samples, dtype=np.float32)
@@ -159,7 +224,7 @@ def master(stems: Mapping[str, Samples], rng: np.random.Generator, loudness_db: 
     tilt = [filters.shelf(6000.0, float(rng.normal(0.0, 1.5)), high=True)]
     tilt.append(filters.shelf(120.0, float(rng.normal(0.0, 1.5)), high=False))
     done = {name: filters.highpass(filters.bands(stem, *tilt), 22.0) for name, stem in stems.items()}
-    mix = _sum(done)
+    mix = summed(done)
     if not np.any(mix):
         return done
     level_db = _levels_db(mix)
@@ -180,13 +245,14 @@ def master(stems: Mapping[str, Samples], rng: np.random.Generator, loudness_db: 
 
 def rounded(stems: dict[str, Samples]) -> dict[str, Samples]:
     """Put stems on the 24-bit grid, turned down together where a stem or the mix would clip."""
-    top = max(float(np.abs(_sum(stems)).max(initial=0.0)), *(float(np.abs(stem).max()) for stem in stems.values()))
+    top = max(float(np.abs(summed(stems)).max(initial=0.0)), *(float(np.abs(stem).max()) for stem in stems.values()))
     fit = np.float32(min(1.0, 0.999 / top)) if top > 0.0 else np.float32(1.0)
     grid = np.float32(1.0 / _STEP_LEVELS)
     return {name: np.rint(stem * (fit * grid)) / grid for name, stem in stems.items()}
 
 
-def _sum(stems: Mapping[str, Samples]) -> Samples:
+def summed(stems: Mapping[str, Samples]) -> Samples:
+    """The mix: the sum of all stems, at least one."""
     total, *rest = stems.values()
     total = total.copy()
     for stem in rest:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iseparate.data.synthetic import filters, mixing
+from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.phonemes import CONSONANTS, VOWELS, Syllable, draw_syllable, tract
 from iseparate.data.synthetic.song import Song, nearest_pitch, scale_step, weighted
 from iseparate.data.synthetic.sounds import (
@@ -26,7 +27,8 @@ from iseparate.data.synthetic.sounds import (
 )
 from iseparate.types import Samples
 
-_FRAME_SECONDS = filters.HOP / SAMPLE_RATE
+FRAME_SECONDS = filters.HOP / SAMPLE_RATE
+"""From frame to frame of what a voice does."""
 _LEAD_SECONDS = 0.7  # what a phrase may need before its first note: breath and consonant
 _TAIL_SECONDS = 0.4
 
@@ -179,7 +181,7 @@ def render(song: Song, part: VoicePart, samples: int) -> Samples:
     stem = np.zeros((2, samples), dtype=np.float32)
     if not part.phrases:
         return stem
-    singer = Singer(rng, part.voice, part.style)
+    singer = _singer(rng, part.voice, part.style)
     lead = singer.sing(part.phrases, samples)
     lead = _strip(rng, lead)
     stem += widened(lead, 0.0)
@@ -190,7 +192,7 @@ def render(song: Song, part: VoicePart, samples: int) -> Samples:
             stem += widened(twin, side * between(rng, 0.3, 0.9)) * np.float32(between(rng, 0.25, 0.7))
     for number, phrases in enumerate((part.choir[0::3], part.choir[1::3], part.choir[2::3])):
         if phrases:
-            other = Singer(rng, pick(rng, ("low", "middle", "high")), "sung") if chance(rng, 0.5) else singer
+            other = _singer(rng, pick(rng, ("low", "middle", "high")), "sung") if chance(rng, 0.5) else singer
             voice = _strip(rng, other.sing(phrases, samples))
             stem += widened(voice, (0.0, -0.7, 0.7)[number]) * np.float32(between(rng, 0.25, 0.6))
     wet = np.zeros_like(stem)
@@ -202,6 +204,11 @@ def render(song: Song, part: VoicePart, samples: int) -> Samples:
             between(rng, 0.06, 0.3)
         )
     return mixing.compress(stem + wet, rng, chance_of=0.5)
+
+
+def _singer(rng: np.random.Generator, voice: str, style: str) -> Singer:
+    casting = cast()
+    return (casting.singer(voice, style, rng) if casting else None) or Singer(rng, voice, style)
 
 
 def widened(voice: Samples, pan: float) -> Samples:
@@ -239,7 +246,7 @@ def _again(rng: np.random.Generator, phrases: tuple[Phrase, ...]) -> tuple[Phras
 
 @dataclass
 class _Frames:
-    """What the voice does, every `_FRAME_SECONDS`."""
+    """What the voice does, every `FRAME_SECONDS`."""
 
     pitch: NDArray[np.float64]
     voiced: NDArray[np.float64]
@@ -286,7 +293,7 @@ class Singer:
     def _phrase(self, phrase: Phrase, first_seconds: float) -> Samples:
         last = phrase[-1].note
         seconds = last.start_seconds + last.seconds + _TAIL_SECONDS - first_seconds
-        frames = self._score(phrase, first_seconds, int(np.ceil(seconds / _FRAME_SECONDS)))
+        frames = self._score(phrase, first_seconds, int(np.ceil(seconds / FRAME_SECONDS)))
         count = len(frames.pitch) * filters.HOP
         at = np.arange(count) / filters.HOP
         grid = np.arange(len(frames.pitch))
@@ -336,15 +343,15 @@ class Singer:
         if chance(rng, 0.4):
             self._inhale(frames)
         for sung in phrase:
-            begin = round((sung.note.start_seconds - first_seconds) / _FRAME_SECONDS)
-            end = min(count, begin + max(4, round(sung.note.seconds / _FRAME_SECONDS)))
+            begin = round((sung.note.start_seconds - first_seconds) / FRAME_SECONDS)
+            end = min(count, begin + max(4, round(sung.note.seconds / FRAME_SECONDS)))
             self._vowel(frames, sung, begin, end)
         for sung in phrase:
-            begin = round((sung.note.start_seconds - first_seconds) / _FRAME_SECONDS)
+            begin = round((sung.note.start_seconds - first_seconds) / FRAME_SECONDS)
             if sung.syllable.onset:
                 self._consonant(frames, sung.syllable.onset, begin, sung.note.velocity)
             if sung.syllable.coda:
-                end = min(count - 1, begin + max(4, round(sung.note.seconds / _FRAME_SECONDS)))
+                end = min(count - 1, begin + max(4, round(sung.note.seconds / FRAME_SECONDS)))
                 self._consonant(frames, sung.syllable.coda, end, 0.8 * sung.note.velocity)
         frames.formants = filters.spread_evenly(filters.spread_evenly(frames.formants, 5), 5)
         frames.voiced = filters.spread_evenly(filters.spread_evenly(frames.voiced, 3), 3)
@@ -360,12 +367,12 @@ class Singer:
             return
         frames.pitch[begin:] = note.pitch
         if note.glide_from is not None:
-            frames.pitch[begin : begin + int(0.07 / _FRAME_SECONDS)] = note.glide_from
+            frames.pitch[begin : begin + int(0.07 / FRAME_SECONDS)] = note.glide_from
         elif chance(rng, 0.3):
-            frames.pitch[begin : begin + int(0.05 / _FRAME_SECONDS)] -= between(rng, 0.5, 2.5)  # scooped from below
+            frames.pitch[begin : begin + int(0.05 / FRAME_SECONDS)] -= between(rng, 0.5, 2.5)  # scooped from below
         swell = np.linspace(0.0, np.pi, long)
         shape = 0.85 + 0.15 * np.sin(swell)
-        release = min(long, int(0.06 / _FRAME_SECONDS))
+        release = min(long, int(0.06 / FRAME_SECONDS))
         shape[-release:] *= np.linspace(1.0, 0.15, release)
         frames.voiced[begin:end] = note.velocity * shape
         target = self._vowels[sung.syllable.vowel]
@@ -373,8 +380,8 @@ class Singer:
         second = self._vowels[sung.syllable.second_vowel]
         turn = np.clip((np.linspace(0.0, 1.0, long) - 0.45) / 0.4, 0.0, 1.0)[:, None]
         frames.formants[begin:end] = target + turn * (second - target)
-        if long * _FRAME_SECONDS > self._vibrato_after:
-            t = np.arange(long) * _FRAME_SECONDS
+        if long * FRAME_SECONDS > self._vibrato_after:
+            t = np.arange(long) * FRAME_SECONDS
             grown = np.clip((t - self._vibrato_after) / 0.3, 0.0, 1.0)
             rate = self._vibrato_hz * between(rng, 0.95, 1.05)
             frames.pitch[begin:end] += 0.01 * self._vibrato_cents * grown * np.sin(2.0 * np.pi * rate * t)
@@ -382,7 +389,7 @@ class Singer:
     def _consonant(self, frames: _Frames, name: str, until: int, velocity: float) -> None:
         """Put a consonant right before frame `until`."""
         kind = CONSONANTS[name]
-        long = max(3, round(kind.seconds * between(self._rng, 0.75, 1.3) / _FRAME_SECONDS))
+        long = max(3, round(kind.seconds * between(self._rng, 0.75, 1.3) / FRAME_SECONDS))
         begin = max(0, until - long)
         frames.voiced[begin:until] = kind.voiced * velocity
         if kind.formants is not None:
@@ -391,7 +398,7 @@ class Singer:
             curve = self._curve(name) * np.float32(self._sibilance * (0.5 + 0.7 * velocity))
             first = max(begin, until - 3) if kind.burst else begin
             frames.noise[first:until] += curve * np.float32(1.5 if kind.burst else 1.0)
-        breathy = int(kind.breathy_seconds / _FRAME_SECONDS)
+        breathy = int(kind.breathy_seconds / FRAME_SECONDS)
         frames.breath[until : until + breathy] = 0.35 * velocity
         frames.voiced[until : until + breathy] *= 0.2
 
@@ -406,14 +413,14 @@ class Singer:
         return self._curves[name]
 
     def _inhale(self, frames: _Frames) -> None:
-        until = int((_LEAD_SECONDS - 0.15) / _FRAME_SECONDS)
-        begin = until - int(between(self._rng, 0.2, 0.4) / _FRAME_SECONDS)
+        until = int((_LEAD_SECONDS - 0.15) / FRAME_SECONDS)
+        begin = until - int(between(self._rng, 0.2, 0.4) / FRAME_SECONDS)
         swell = np.sin(np.linspace(0.0, np.pi, until - begin)) * between(self._rng, 0.005, 0.03)
         frames.noise[begin:until] += (swell[:, None] * self._curve("h")[None] * 3.0).astype(np.float32)
 
     def _tuned(self, pitch: NDArray[np.float64]) -> NDArray[np.float64]:
         """Glide between notes, and waver."""
-        keep = float(np.exp(-_FRAME_SECONDS / self._slowness))
+        keep = float(np.exp(-FRAME_SECONDS / self._slowness))
         moved = filters.one_pole(filters.one_pole(pitch, keep), keep**2)
         waver = filters.one_pole(self._rng.standard_normal(len(pitch)), 0.93) * 5.0
         jitter = self._rng.standard_normal(len(pitch)) * (1.0 + 6.0 * self._rough)
