@@ -8,8 +8,9 @@ rounding, below -100 dB; where it is not, this is what cutting a song costs. Whe
 the input, the engine is asked for a third of it.
 
 FOLDER holds one song's stems, or such folders, of which the first is taken; without it the input is tones that change
-and noise that comes and goes. NAME is a model's or system's, also one of several that share a row. One pass of D3Net
-over a minute takes gigabytes.
+and noise that comes and goes. NAME is a model's or system's, also one of several that share a row. Rows that an earlier
+run over the same input left, and this one does not measure, stay in the table under that run's commit. One pass of
+D3Net over a minute takes gigabytes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -67,7 +69,7 @@ def main() -> None:
     subjects = [s for s in found_subjects() if not options.only or set(options.only) & set(s.names)]
     if not subjects:
         parser.error("none of these is a model in the cache or a published system")
-    rows = []
+    commit = report.machine()["commit"]  # of what is imported by now
     for subject in subjects:
         with weights_of(subject) as weights:
             separator = Separator(weights)
@@ -77,17 +79,22 @@ def main() -> None:
             if not default:
                 with suppress(UsageError):  # too short for the network, or its segments are of one length only
                     separator = Separator(weights, segment_seconds=mix.shape[1] / spec.sample_rate / 3)
-            rows.append(row(subject, separator, mix, default))
+            measured = row(subject, separator, mix, default) | {"commit": commit}
             del separator
         gc.collect()
-        write(rows, options.seconds, options.songs)  # after each: a run of an hour that is stopped keeps what it has
+        write(measured, options.seconds, options.songs)  # after each: a run of an hour that is stopped loses nothing
 
 
-def write(rows: list[dict[str, str]], seconds: float, songs: Path | None) -> None:
-    what = f"the first song of {songs.name}" if songs else "tones and noise"
+def write(measured: dict[str, str], seconds: float, songs: Path | None) -> None:
+    """Put one row into the table, in place of any that stands for the same."""
+    title = f"Segments against one pass, {seconds:g} s of " + (
+        f"the first song of {songs.name}" if songs else "tones and noise"
+    )
+    names = set(measured["system"].split(", "))
+    others = [row for row in earlier_rows(title) if not names & set(row["system"].split(", "))]
     report.write(
         "chunking",
-        f"Segments against one pass, {seconds:g} s of {what}",
+        title,
         [
             "`python bench/chunking.py" + (" --songs FOLDER" if songs else "") + f" --seconds {seconds:g}`: energy of "
             "the difference over that of the one-pass stem, worst stem.",
@@ -95,9 +102,21 @@ def write(rows: list[dict[str, str]], seconds: float, songs: Path | None) -> Non
             "all of the input, so nothing was compared.",
             "Random weights (seeded, scaled by the fan-in): a trained network may remember longer, so the figure is an "
             "order of magnitude at best.",
+            "*commit*: the one at which the row was measured; the line below the table is the last run's.",
         ],
-        rows,
+        sorted([*others, measured], key=lambda row: row["system"]),
     )
+
+
+def earlier_rows(title: str) -> list[dict[str, str]]:
+    """What stands in the table, if it is of this input."""
+    path = report.RESULTS / "chunking.json"
+    if not path.exists():
+        return []
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if table["title"] != title:
+        return []
+    return [row | {"commit": row.get("commit", table["commit"])} for row in table["rows"]]
 
 
 def found_subjects() -> Iterator[Subject]:

@@ -63,6 +63,11 @@ SYSTEMS = {
     "lstm_tasnet": System("TasNet (BLSTM)", "asteroid", "asteroid_torch.py", "LSTMTasNet", "model.pth", 8000, 1),
 }
 PROGRAMS = {"demucs-2": "demucs 2.0.3", "asteroid": "asteroid 0.7.0"}
+WITHOUT_PEER = (
+    "Not here: Wave-U-Net, Meta-TasNet and MulCat, whose programs are no packages on PyPI; Demucs v1, which no package "
+    "has; and demucs 4.1.0, none of whose networks is one of these: its Demucs is version 3's, whose decoder pads "
+    "convolutions that version 2's does not, and it has no Conv-TasNet any more."
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def main() -> None:
             "the others on one channel at 8 kHz, asteroid's defaults for two speakers.",
             "Deviation: the largest difference of any sample from the peer's, to the peer's largest sample; and the "
             "energy of the difference of the worst stem, in dB of that stem's.",
+            WITHOUT_PEER,
             *(f"Left out, since {peer} was not there: see `bench/make_peers.py`." for peer in missing),
         ],
         rows,

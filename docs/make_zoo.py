@@ -44,12 +44,13 @@ COLUMNS = """\
 - **published weights**: the models that have them, or hold them among others.
 - **parity, measured**: largest difference from the original program's output over all goldens of the system, full
   scale being 1; the [tolerance](explanation/parity.md) in brackets. Where no golden stands for a system, nothing was
-  compared: no original program is published. MMDenseNet's and MMDenseLSTM's are those of a community
-  re-implementation, so there parity proves the same reading of the papers, no more.
+  compared with an original: no program is published. The place of Wave-U-Net's, which wants TensorFlow 1, takes a
+  second implementation of its graph in NumPy, equal within 1e-5. MMDenseNet's and MMDenseLSTM's are those of a
+  community re-implementation, so there parity proves the same reading of the papers, no more.
 - **one pass, measured**: how far a song in the engine's default segments is from one pass over all of it: energy of the
   difference against the stem's in dB, worst stem. *Exact*: a network of finite context, below -100 dB, which is
-  rounding. *Random weights*: none were at hand; a trained network may remember longer, so the figure is an order of
-  magnitude at best.
+  rounding. *One segment*: it holds all of the song, so nothing was compared. *Random weights*: none were at hand; a
+  trained network may remember longer, so the figure is an order of magnitude at best.
 - **SDR, claimed**: of vocals, drums, bass, other in dB where nothing else is said, in the official setting; its source
   below.
 """
@@ -57,7 +58,9 @@ COLUMNS = """\
 STATUS = """\
 *Real weights run here*: the project has fetched these very weights and compared their output with the original
 program's. *Format proven by golden*: the project has never run these very files; their format is read, and the network
-proven equal, on small checkpoints that the original program wrote (see [Parity](explanation/parity.md)).
+proven equal, on small checkpoints that the original program wrote (see [Parity](explanation/parity.md)). *Format read
+off the code*: neither these files nor any that the original program wrote were at hand; the format follows the
+program's source code, and the model's notes say what the network was compared with instead.
 """
 
 
@@ -121,7 +124,7 @@ def _system_cells(entry: Entry, chunking: dict[str, Any] | None, notes: list[str
     yield "<br>".join(f"[`{model.id}`](#{_anchor(model)})" for model in own) or "none published"
     worst = entry.parity
     yield f"{worst.error:.1e}<br>({worst.tolerance:.0e})" if worst else ""
-    yield _deviation(system.name, chunking)
+    yield _deviation(system.name, chunking) or "*not measured*"
     yield _claimed(entry, notes)
     yield "<br>".join(dict.fromkeys(model.weights_licence for model in own))
 
@@ -129,8 +132,10 @@ def _system_cells(entry: Entry, chunking: dict[str, Any] | None, notes: list[str
 def _deviation(name: str, chunking: dict[str, Any] | None) -> str:
     """What `bench/chunking.py` measured of a system or model, in words."""
     row = next((row for row in (chunking or {}).get("rows", []) if name in row["system"].split(", ")), None)
-    if row is None or row["deviation dB"] == "one segment":  # nothing was compared
+    if row is None:
         return ""
+    if row["deviation dB"] == "one segment":
+        return "*one segment*"  # nothing was compared
     return row["deviation dB"].replace(" (exact)", " *(exact)*") + (
         "" if row["weights"] == "real" else "<br>*random weights*"
     )
@@ -178,7 +183,8 @@ def _section(card: Card, songs: dict[str, Any] | None, chunking: dict[str, Any] 
         "network": f"{system.domain}, {system.parameters:,} parameters; system `{system.name}`" if system else "",
         "paper": _linked(system.paper) if system else "",
         "parity, measured": _parity(system.name if system else ""),
-        "one pass, measured": _deviation(card.id, chunking),
+        "one pass, measured": _deviation(card.id, chunking)
+        or ("" if card.variant_of or not system else _deviation(system.name, chunking)),
         "sample rate": f"{card.sample_rate_hz} Hz, {card.channels} channels",
         "settings": ", ".join(f"`{name} = {value}`" for name, value in card.settings.items()) or "the checkpoint's",
         "shares weights with": f"[`{card.variant_of}`](#{card.variant_of})" if card.variant_of else "",

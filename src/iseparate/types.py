@@ -75,6 +75,9 @@ class ModelSpec:
     """Length of the input of ``separate_segment``; None: any length will do."""
     default_segment_seconds: float = 10.0
     """Length of a free segment that nobody asked to change."""
+    batch_seconds: float = 0.0
+    """About how much is to run at a time where nobody says how many segments: more than one segment for a network
+    whose time goes into reading its weights."""
     length_multiple: int = 1
     """A free segment is rounded up to a multiple of this."""
     start_grid_samples: int = 1

@@ -86,6 +86,7 @@ MANY_KEYS = range(1, 2000)
 BOMBS = {
     "a call of endless tuples": (SHARED + b")R.", "call tuple"),
     "a state for endless tuples": (SHARED + b"Nb.", "change tuple"),
+    "millions of values in fifty bytes": (b"K\x01" + b"2\x86" * 22 + b".", "more than 2000000 values"),
     "endless tuples for a size": (
         b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + SHARED + b"tQ.",
         "but is tuple",

@@ -31,6 +31,8 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="FILE", readable=False, help="File to write, ending in .safetensors.")
 ]
 
+MARKS = {"real weights run here": "", "format proven by golden": " *", "format read off the code": " **"}
+"""After the word on a model's weights in the list: what its status is."""
 CARD = "Of the checkpoint of a training: its card"
 
 
@@ -55,11 +57,10 @@ def list_models(as_json: Json = False) -> None:
             continue
         variant = official.get(card.id) if stacked else None  # on a terminal it shares the model's row
         cached = "here" if card.weights_id in here else "to fetch"
-        mark = "" if card.status == "real weights run here" else " *"
-        licence = escape(card.weights_licence) + ("" if card.commercial_use else " (not commercial)")
+        licence = escape(_without_remarks(card.weights_licence)) + ("" if card.commercial_use else " (not commercial)")
         name = f"{card.id}\n  {OFFICIAL_SUFFIX}" if variant else card.id
         scored = _scored(card.stems, claims_of([card, variant] if variant else [card]))
-        table.add_row(name, scored, *_network_cells(system_of(card)), _stack(cached + mark, licence))
+        table.add_row(name, scored, *_network_cells(system_of(card)), _stack(cached + MARKS[card.status], licence))
     console.print_table(table)
     if without := [entry for entry in entries() if not entry.models]:
         console.print_prose("\nSystems without published weights, which `iseparate.build_model` builds for training:\n")
@@ -71,9 +72,11 @@ def list_models(as_json: Json = False) -> None:
     console.print_prose(
         "\nSDR in dB, [bold]claimed[/bold]: as others printed it, of the official setting. "
         "Parity, [bold]measured[/bold]: the largest difference from the original program's output on any golden of "
-        "the network, full scale being 1. `iseparate models info MODEL` names the sources.\n"
+        "the network, full scale being 1. `iseparate models info MODEL` names papers and sources, and remarks on the "
+        "licence.\n"
         f"{OFFICIAL_SUFFIX}  the same weights, run as their publisher runs them: a model of its own\n"
-        "*  format proven by golden: these very weights were never run by the project\n"
+        "*  format proven by golden: these very weights were never run by the project, small ones like them were\n"
+        "**  format read off the code: no file that the original program wrote was at hand\n"
         "†  reconstruction: neither paper nor code gives all of its hyper-parameters\n"
         "?  printed elsewhere, not yet checked at its source"
     )
@@ -299,7 +302,8 @@ def _list_table(*last: str) -> Table:
     """An empty table; `last`: the lines of one more column's heading."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
-    for heading in (("stems", "SDR claimed"), ("network", "paper"), ("parity", "measured"), *([last] if last else [])):
+    network = ("network", "paper") if console.out.is_terminal else ("network",)
+    for heading in (("stems", "SDR claimed"), network, ("parity", "measured"), *([last] if last else [])):
         table.add_column(_stack(*heading))
     return table
 
@@ -307,6 +311,11 @@ def _list_table(*last: str) -> Table:
 def _stack(*lines: str) -> str:
     """Facts of one cell: below each other on a terminal, on one line where it goes to a file."""
     return "\n".join(lines) if console.out.is_terminal else ", ".join(lines)
+
+
+def _without_remarks(licence: str) -> str:
+    """``"MIT (README of the repository)"`` as ``"MIT"``: a remark may be longer than a line."""
+    return licence.partition(" (")[0]
 
 
 def _scored(stems: Sequence[str], claims: Sequence[Claim]) -> str:
@@ -319,7 +328,7 @@ def _scored(stems: Sequence[str], claims: Sequence[Claim]) -> str:
 
 
 def _network_cells(system: PublishedSystem | None) -> tuple[str, str]:
-    """Domain, size and paper; parity."""
+    """Domain, size and, where there is a line for it, paper; parity."""
     from iseparate.cli.catalogue import short_paper
     from iseparate.weights.parity import measured_parity
 
@@ -327,7 +336,8 @@ def _network_cells(system: PublishedSystem | None) -> tuple[str, str]:
         return "", ""
     worst = measured_parity().worst([system.name])
     size = f"{system.domain}, {system.parameters / 1e6:.1f} M"
-    return _stack(size, escape(short_paper(system.paper))), f"{worst.error:.1e}" if worst else ""
+    network = f"{size}\n{escape(short_paper(system.paper))}" if console.out.is_terminal else size
+    return network, f"{worst.error:.1e}" if worst else ""
 
 
 def _for_machines(card: Card) -> dict[str, Any]:

@@ -133,8 +133,14 @@ def separate(
     shifts: Shifts = 0,
     seed: Annotated[int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Of the shifts.")] = 0,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=ENGINE_PANEL, help="Segments at a time: for GPUs.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=ENGINE_PANEL,
+            help="Segments at a time.",
+            show_default="what the model runs fastest with",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", rich_help_panel=ENGINE_PANEL, help="Songs at a time.")
     ] = 1,

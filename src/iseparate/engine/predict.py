@@ -31,7 +31,7 @@ class Prediction:
 
 
 def predict(separator: Separator, info: AudioInfo, storage: Storage | None = None) -> Prediction | None:
-    """Run one segment of noise through the network and extrapolate.
+    """Run one batch of noise through the network and extrapolate.
 
     Returns None where the song does not say how long it is.
     """
@@ -40,17 +40,20 @@ def predict(separator: Separator, info: AudioInfo, storage: Storage | None = Non
     storage = storage or Storage()
     plan, spec = separator.plan, separator.spec
     groups = ChannelMap(info.layout, spec.channels).signals
-    noise = torch.rand(groups, spec.channels, plan.span(0).length_samples, device=separator.backend.device) - 0.5
     model_samples = round(info.estimated_seconds * spec.sample_rate)
     shifts = 1 if spec.two_pass else max(1, separator.settings["shifts"])  # see `SongStream`
-    segments = sum(1 for _ in plan.spans(model_samples)) * shifts
+    segments = sum(1 for _ in plan.spans(model_samples))
+    batch = max(1, min(separator.batch_size, segments))
+    # Groups of channels run together, unless each has statistics of its own; see `Lane`.
+    calls, together = (groups, batch) if spec.track_statistics != "none" else (1, groups * batch)
+    noise = torch.rand(together, spec.channels, plan.span(0).length_samples, device=separator.backend.device) - 0.5
     with torch.inference_mode():
         separator.model.separate_segment(noise)  # the first one also warms up
-        per_segment = min(_seconds(lambda: separator.model.separate_segment(noise)) for _ in range(3))
+        per_batch = calls * min(_seconds(lambda: separator.model.separate_segment(noise)) for _ in range(3))
     samples = round(info.estimated_seconds * info.sample_rate)
     stored = storage.plan(info)
     # Decoding, resampling and encoding take a fraction of a percent of real time; a hundredth is on the safe side.
-    seconds = segments * per_segment + 0.01 * info.estimated_seconds
+    seconds = shifts * segments / batch * per_batch + 0.01 * info.estimated_seconds
     temporary = separator.spooled_bytes(info.sample_rate, info.layout, info.estimated_seconds)
     memory = peak_memory_bytes()
     return Prediction(

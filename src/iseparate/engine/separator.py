@@ -23,10 +23,10 @@ from iseparate.engine.plan import Plan
 from iseparate.engine.request import Output, computed_stems, render, resolve_outputs
 from iseparate.engine.results import Progress, Reporter, SongResult
 from iseparate.engine.spool import folder, megabytes, require_space
-from iseparate.engine.stream import BLOCK_SAMPLES, ChannelMap, SongStream, StemBlock, track_statistics
+from iseparate.engine.stream import BLOCK_SAMPLES, ChannelMap, StemBlock, separate_blocks
 from iseparate.engine.two_pass import Heard, spooled_bytes
 from iseparate.errors import UsageError
-from iseparate.types import Audio, Samples, Stems
+from iseparate.types import Audio, ModelSpec, Samples, Stems
 from iseparate.weights.load import ReadyModel, load_ready
 from iseparate.weights.source import Progress as DownloadProgress
 from iseparate.weights.store import Store
@@ -51,7 +51,7 @@ class Separator:
         segment_seconds: length of a segment, where the model leaves it free.
         shifts: average this many separations of the song moved by random times up to half a second; 0: one, unmoved.
         seed: of the shifts.
-        batch_size: segments that run together; changes speed and memory only.
+        batch_size: segments that run together; changes speed and memory only. None: the model's default.
         store: the cache of weights; None: the user's.
         download_progress: called while weights are fetched.
         notify: told in a sentence what a song will take beyond the usual, before it does: the temporary space of a
@@ -74,14 +74,14 @@ class Separator:
         segment_seconds: float | None = None,
         shifts: int = 0,
         seed: int = 0,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         store: Store | None = None,
         download_progress: DownloadProgress | None = None,
         notify: Callable[[str], None] | None = None,
     ):
         if not 0 <= shifts <= MAX_SHIFTS:
             raise UsageError(f"shifts is a number from 0 to {MAX_SHIFTS}; got {shifts}")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size is 1 or more; got {batch_size}")
         self.backend: Backend = choose_backend(device, precision, backend)
         self.ready: ReadyModel = load_ready(model, store=store, progress=download_progress)
@@ -94,7 +94,7 @@ class Separator:
                 "cannot be averaged; leave --shifts out"
             )
         self._shifts = _shift_samples(self.spec.sample_rate, self.spec.start_grid_samples, shifts, seed)
-        self._batch_size = batch_size
+        self.batch_size = batch_size or _default_batch_size(self.spec, self.plan)
         self._notify = logging.getLogger("iseparate").warning if notify is None else notify
         self._announced_bytes = 0
         self.settings: dict[str, Any] = {
@@ -264,10 +264,8 @@ class Separator:
         if self.spec.two_pass:
             self._announce(sample_rate, layout, expected_samples)
         model = self.model.narrowed(computed_stems(self.spec, outputs))
-        needs_track = self.spec.track_statistics != "none"
-        track = track_statistics(blocks(), self.spec, sample_rate, layout) if needs_track else ()
         plans = [self.plan.shifted(shift) for shift in self._shifts]
-        return SongStream(model, plans, sample_rate, layout, track, self._batch_size, heard).run(blocks())
+        return separate_blocks(model, plans, blocks, sample_rate, layout, self.batch_size, heard)
 
     def spooled_bytes(self, sample_rate: int, layout: Sequence[str], seconds: float) -> int:
         """Temporary space that a song takes while it is separated; 0 where the model goes through it once."""
@@ -299,6 +297,11 @@ def _collect(stretches: Generator[StemBlock], outputs: Sequence[Output], sample_
             done += block.mix.shape[1]
             report.done(done)
     return Stems({name: np.concatenate(samples, 1) for name, samples in parts.items()}, sample_rate)
+
+
+def _default_batch_size(spec: ModelSpec, plan: Plan) -> int:
+    """As many segments as make up what the model likes to have at a time, whatever their length; at least one."""
+    return max(1, round(spec.batch_seconds * spec.sample_rate / plan.segment_samples))
 
 
 def _shift_samples(sample_rate: int, grid: int, shifts: int, seed: int) -> list[int]:

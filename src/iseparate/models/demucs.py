@@ -30,7 +30,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ from iseparate.types import Checkpoint, CheckpointFile, ModelSpec, TrackStatisti
 
 STEMS = ("drums", "bass", "other", "vocals")
 """The order of the released models (*code*)."""
+_BATCH_SECONDS = 40.0
+"""That run together: the LSTM reads all of its weights at every step, for one segment or for four. As much as version
+2's program takes at a time, so memory is what it was there."""
 _QUIETEST_TRAINED = 0.01
 """Deviation up to which excerpts are brought to 1 in training: a quiet one of a loud song must stay quiet."""
 
@@ -465,7 +468,7 @@ class Demucs(SeparationModel):
     """The published systems: level, rate, network, and back."""
 
     config: Config
-    kernels: ClassVar[tuple[str, ...]] = ("network",)
+    kernels: tuple[str, ...] = ("network",)
 
     def __init__(self, config: Config):
         super().__init__()
@@ -480,6 +483,7 @@ class Demucs(SeparationModel):
             sample_rate=config.sample_rate,
             channels=config.channels,
             default_segment_seconds=(max(1, kept) + 2 * beside) / config.sample_rate,
+            batch_seconds=_BATCH_SECONDS if config.lstm_layers else 0.0,
             lead_samples=beside,
             edge_samples=beside,
             default_overlap=config.overlap,

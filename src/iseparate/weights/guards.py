@@ -19,7 +19,7 @@ from ..errors import CheckpointError, WeightsError
 GZIP_MAGIC = b"\x1f\x8b"
 _COPY_BYTES = 1 << 20
 _MAX_DEPTH = 100
-_MAX_VALUES = 10_000_000
+_MAX_VALUES = 2_000_000  # walked in a second or two, however few bytes stand for them
 
 
 class Allowance:
@@ -154,7 +154,7 @@ class _Walk:
 def require_finite_tree(root: object) -> None:
     """Make sure that the plain containers under `root` can be walked by any naive recursion.
 
-    No cycle, no depth beyond 100, and no more than ten million values even when a value that is referred to
+    No cycle, no depth beyond 100, and no more than two million values even when a value that is referred to
     from several places is counted each time (a kilobyte of such references can stand for 2^100 values).
     Objects with a method ``parts() -> list`` are borders: what they hold is walked separately, once, so that
     a configuration whose children know their parent passes.

@@ -4,10 +4,11 @@ Layout: ``SONG/FILE`` or ``SUBSET/SONG/FILE``, where SUBSET is ``train``, ``vali
 ``validation``, ``val``, ``testing``). Any sound format, rate and number of channels.
 
 A file's stem is its name without case, digits and punctuation: ``Vocals30.mp3``, ``01 - vocals.wav`` and ``vocal
-2.flac`` are vocals, and are summed. `ALIASES` are the other spellings that are known; any other name is a stem of that
-name. The files of a folder inside the song's folder are one stem of the folder's name: ``SONG/other/piano.wav`` and
-``SONG/other/organ.wav`` sum to ``other``. (A song without files of its own needs one such folder of a known name.) One
-recording in two formats is read in the better one.
+2.flac`` are vocals, and are summed. Only speakers are told apart by their numbers: ``Speaker 1.wav``, ``spk1.wav``
+and ``s1.wav`` are speaker1, ``speaker_02.wav`` is speaker2. `ALIASES` are the other spellings that are known; any
+other name is a stem of that name. The files of a folder inside the song's folder are one stem of the folder's name:
+``SONG/other/piano.wav`` and ``SONG/other/organ.wav`` sum to ``other``. (A song without files of its own needs one
+such folder of a known name.) One recording in two formats is read in the better one.
 
 ``mixture`` is the sum of the stems if no file has its name. A file that is named ``accompaniment`` or the like is a
 stem only where there is no other but ``vocals``: elsewhere it would repeat them.
@@ -40,6 +41,8 @@ ALIASES = {
 """Spellings of each name, after `stem_name` has taken case, digits and punctuation away."""
 
 _CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
+_SPEAKER = re.compile(r"(?:\d+[\W_]+)?(?:speaker|spk|s)[\W_]*0*(\d+)")
+"""Maybe a number in a list, then somebody of whom nothing is known but the number."""
 _SUBSETS = {
     "train": "train",
     "training": "train",
@@ -53,7 +56,10 @@ _SUBSETS = {
 
 def stem_name(text: str) -> str:
     """The stem that a file or folder of this name (without its ending) holds."""
-    words = " ".join(re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", text).lower()))
+    plain = unicodedata.normalize("NFKC", text).lower()
+    if speaker := _SPEAKER.fullmatch(plain):
+        return f"speaker{int(speaker[1])}"
+    words = " ".join(re.findall(r"[^\W\d_]+", plain))
     return _CANONICAL.get(words, words.replace(" ", "_")) or text
 
 
