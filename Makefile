@@ -2,6 +2,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 SONG ?=
+# For `make train-band`: which recipe, how long this time, how much music there is to learn from.
+BAND ?= band
+HOURS ?= 2
+MUSIC_HOURS ?= 1.5
 # A folder of real multitrack songs for `make bench`.
 SONGS ?=
 # Which build of PyTorch: empty takes what pip finds, `cpu` asks PyTorch's own index for the CPU build.
@@ -14,11 +18,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo train-demo test test-all check bench docs peers clean help
+.PHONY: demo train-demo train-band test test-all check bench docs peers clean help
 
 help:
 	@echo "make demo [SONG=path]   separate a song with real weights"
 	@echo "make train-demo         train a small network for some minutes on songs made by rule, and score it"
+	@echo "make train-band HOURS=2 go on training the drums, bass and other of band-4stems"
 	@echo "make test               all tests but the slow ones; make test-all runs those too"
 	@echo "make check              ruff, strict typing, the import contract"
 	@echo "make bench              figures against other tools, into bench/results"
@@ -29,6 +34,14 @@ demo: $(VENV)/.run
 
 train-demo: $(VENV)/.train
 	@$(BIN)/iseparate train demo --data synthetic:0.35@1 -o trained/demo
+
+# Each step leaves alone what is finished; so this goes on where it was, until the recipe's last epoch.
+train-band: $(VENV)/.train-band
+	@$(BIN)/iseparate data synthesize --hours $(MUSIC_HOURS) --seed 1 --sounds installed --song-seconds 60 \
+		--format wav --jobs 2 -o trained/band-songs
+	@$(BIN)/iseparate data strip synthetic:trained/band-songs -o trained/band-stripped
+	@$(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped -o trained/$(BAND) --hours $(HOURS) \
+		$(if $(wildcard trained/$(BAND)/last.ckpt),--resume)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -78,6 +91,12 @@ $(VENV)/.dev: $(VENV)/.run
 $(VENV)/.train: $(VENV)/.run
 	@echo "Installing what training needs..."
 	@$(PIP) install -c constraints.txt -e ".[train]"
+	@touch $@
+
+# The sounds are Debian's: apt-get install libfluidsynth3 fluid-soundfont-gm musescore-general-soundfont-small
+# hydrogen-drumkits; without them the songs are others.
+$(VENV)/.train-band: $(VENV)/.train
+	@$(PIP) install -c constraints.txt -e ".[train,band]"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -2,7 +2,8 @@
 
 A criterion compares estimates ``[B, S, C, ...]`` with references of the same shape and returns one number to
 minimise. Its `domain` says what it wants to see: waveforms ``[B, S, C, T]``, magnitude spectra
-``[B, S, C, frames, bins]``, both, or what a network of several stages has inside; the model's ``training_loss`` brings
+``[B, S, C, frames, bins]``, shares of the mixture's spectrum, waveforms and magnitudes both, or what a network of
+several stages has inside; the model's ``training_loss`` brings
 it. Numbers are means over the batch, so that two processes that average their gradients do as one with twice the
 batch; the two that compare a batch's songs with each other or normalise over all of it say so.
 
@@ -13,6 +14,7 @@ batch; the two that compare a batch's songs with each other or normalise over al
                        the loss of TasNet, DPRNN and, block by block, Nachmani et al. 2020
 ``multi_resolution``   L1 plus magnitude spectra at several resolutions (Yamamoto et al. 2020), by ``auraloss``
 ``complex_stft``       L1 plus L1 of complex spectra at several resolutions: BS-RoFormer, Lu et al. 2023
+``relative_error``     of shares of a spectrum: each stem's error beside the mixture's level (this project's)
 ``multi_domain``       magnitudes and weighted SDR over all combinations of sources: X-UMX, Sawata et al. 2021
 ``meta_tasnet``        SI-SDR, reconstruction, unlike and like latents, stage by stage: Samuel et al., ICASSP 2020
 =====================  ===============================================================================================
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 
 from iseparate.errors import BackendError, UsageError
 
-Domain = Literal["waveform", "magnitude", "both", "stages"]
+Domain = Literal["waveform", "magnitude", "shares", "both", "stages"]
 
 _SILENCE = 1e-8
 """Sums of squares below this count as silence."""
@@ -241,6 +243,47 @@ class ComplexSpectra(Criterion):
         return total
 
 
+class RelativeError(Criterion):
+    """Each stem's error as a share of the mixture's level, for networks that share out the mixture's spectrum.
+
+    The error of an estimate ``m X`` of a stem with the spectrum S has the power ``m² |X|² - 2 m Re(X* S) + |S|²``, in
+    which all but the share m is known beforehand. A root of ratios: a decibel counts alike in loud and quiet excerpts,
+    a silent stem is a stem like any other, and excerpts that go badly do not outweigh the rest.
+
+    Args:
+        emphasis: weight of the same ratio with the higher frequencies raised, which the power of bass and drums
+            would hide.
+        corner: where the raising is neutral, as a share of all bands.
+        slope: its exponent, of power over frequency.
+    """
+
+    domain: Domain = "shares"
+
+    def __init__(self, emphasis: float = 0.5, corner: float = 0.04, slope: float = 1.5):
+        super().__init__()
+        _refuse_negative("emphasis", emphasis)
+        if not 0 < corner < 1:
+            raise ValueError(f"corner is a share of all bands, between 0 and 1; got {corner}")
+        self._emphasis, self._corner, self._slope = emphasis, corner, slope
+
+    def of_shares(self, shares: Tensor, mix_power: Tensor, likeness: Tensor, power: Tensor) -> Tensor:
+        """The number to minimise.
+
+        Args:
+            shares: ``[B, S, C, frames, bands]``.
+            mix_power: ``|X|²`` of the mixture, ``[B, C, frames, bands]``.
+            likeness: ``Re(X* S)`` of mixture and each stem, as `shares`.
+            power: ``|S|²``, as `shares`.
+        """
+        error = (shares * (shares * mix_power[:, None] - 2 * likeness)).mean((2, 3)) + power.mean((2, 3))
+        whole = mix_power.mean((1, 2))[:, None]
+        raised = (torch.linspace(0, 1, error.shape[-1], device=error.device) / self._corner).clamp(0.2, 20)
+        raised = raised.pow(self._slope)
+        ratio = (error.mean(2).clamp_min(0) + _SILENCE) / (whole.mean(2) + _SILENCE)
+        high = ((error * raised).mean(2).clamp_min(0) + _SILENCE) / ((whole * raised).mean(2) + _SILENCE)
+        return ratio.sqrt().mean() + self._emphasis * high.sqrt().mean()
+
+
 class MultiDomain(Criterion):
     """X-UMX's: squared error of magnitudes, and weighted SDR of waveforms, over all combinations of sources.
 
@@ -367,7 +410,11 @@ def _inner(part: Mapping[str, Any] | str) -> Criterion:
         raise TypeError(f"the loss to permute is a name, or {{name: ..., arguments}}; got {part!r}")
     arguments = {"name": part} if isinstance(part, str) else dict(part)
     name = str(arguments.pop("name", ""))
-    alone = [known for known in CRITERIA if known not in ("pit", "multi_resolution", "multi_domain", "meta_tasnet")]
+    alone = [
+        known
+        for known in CRITERIA
+        if known not in ("pit", "multi_resolution", "relative_error", "multi_domain", "meta_tasnet")
+    ]
     if name in CRITERIA and name not in alone:
         raise ValueError(f"{name} has no value per stem, which pit needs; take {', '.join(alone)}")
     if name not in alone:
@@ -383,6 +430,7 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "pit": PermutationInvariant,
     "multi_resolution": MultiResolution,
     "complex_stft": ComplexSpectra,
+    "relative_error": RelativeError,
     "multi_domain": MultiDomain,
     "meta_tasnet": MetaTasNet,
 }

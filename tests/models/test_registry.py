@@ -88,6 +88,17 @@ def test_several_that_recognise_ask_for_the_architecture(table):
 
 
 @pytest.mark.parametrize("names", [(), ("m.x",), ("m.a", "m.x")])
-def test_none_that_recognises_says_what_was_tried(table, names):
-    with pytest.raises(CheckpointError, match=r"no importer recognises this checkpoint.*tried: alpha old, alpha, beta"):
+def test_none_that_recognises_says_what_was_expected(table, names):
+    with pytest.raises(CheckpointError, match=r"no importer recognises .* architectures alpha, beta, as"):
         find_importer(files(*names))
+    with pytest.raises(CheckpointError, match=r"of alpha these kinds are read: alpha old, alpha$"):
+        find_importer(files(*names), "alpha")
+
+
+def test_a_stranger_is_told_by_a_few_of_its_tensors_however_many_and_odd(table):
+    odd = {"a\x1b[31m": 0, "b\ud800": 0, "c" * 1000: 0, "d": 0, "e": 0}
+    many = {f"{i}.x": CheckpointFile(f"{i}.x", "torch", odd) for i in range(500)}
+    with pytest.raises(CheckpointError, match=r"0\.x, 1\.x, 2\.x and 497 more: .*\.\.\. and 2 more") as caught:
+        find_importer(many)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ class SeparationModel(nn.Module):
     spec: ModelSpec
     config: Any
     """The architecture's Config that the network was built from."""
-    kernels: ClassVar[tuple[str, ...]] = ()
+    kernels: tuple[str, ...] = ()
     """Names of the submodules where the time goes: real tensors in and out, so that a runtime can replace them."""
     without_output: tuple[str, ...] = ()
     """Parameters that the published network has though `forward` does not depend on them: patterns of ``fnmatch``."""

@@ -112,7 +112,7 @@ def register(
 def architectures() -> dict[str, Architecture]:
     """Every architecture by name."""
     for module in pkgutil.iter_modules(models.__path__):
-        if not module.name.startswith("_"):
+        if not module.name.startswith("_") or module.name == "_bundle":
             importlib.import_module(f"{models.__name__}.{module.name}")
     return dict(sorted(_TABLE.items()))
 
@@ -139,11 +139,24 @@ def find_importer(files: Checkpoint, arch: str | None = None) -> tuple[Architect
     """The one importer that recognises these files, among those of `arch` or of all architectures."""
     candidates = [architecture(arch)] if arch else list(architectures().values())
     fitting = [(a, i) for a in candidates for i in a.importers if i.recognises(files)]
-    names = ", ".join(files) or "no files"
+    names = _few(list(files)) or "no files"
     if not fitting:
-        tried = ", ".join(i.name for a in candidates for i in a.importers)
-        raise CheckpointError(f"no importer recognises this checkpoint ({names}); tried: {tried}")
+        if arch:
+            kinds = ", ".join(i.name for i in candidates[0].importers) or "none but our own format"
+            expected = f"of {arch} these kinds are read: {kinds}"
+        else:
+            known = ", ".join(a.name for a in candidates if a.importers)
+            expected = f"expected weights of one of the architectures {known}, as their own program saves them"
+        holding = _few(sorted({name for file in files.values() for name in file.tensors})) or "no tensors"
+        raise CheckpointError(f"no importer recognises this checkpoint ({names}: {holding}); {expected}")
     if len(fitting) > 1:
         several = ", ".join(f"{a.name} ({i.name})" for a, i in fitting)
         raise CheckpointError(f"several importers recognise {names}: {several}; name one with arch=")
     return fitting[0]
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    """The first names, safe to show, and how many more there are."""
+    plain = [name if name.isprintable() else ascii(name)[1:-1] for name in names[:most]]
+    shown = [name if len(name) <= 60 else name[:57] + "..." for name in plain]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ class TasNet(SeparationModel):
 
     config: TasNetConfig
     separator: nn.Module
-    kernels: ClassVar[tuple[str, ...]] = ("separator",)
+    kernels: tuple[str, ...] = ("separator",)
 
     def __init__(self, config: TasNetConfig, encoders: int = 1):
         super().__init__()

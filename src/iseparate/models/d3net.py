@@ -636,7 +636,7 @@ class D3Net(MagnitudeSeparator):
                 for target, sizes in zip(config.targets, config.networks, strict=True)
             }
         )
-        self.kernels = tuple(f"networks.{target}" for target in config.targets)  # type: ignore[misc]
+        self.kernels = tuple(f"networks.{target}" for target in config.targets)
         self._patches = dict(
             zip(config.targets, zip(config.patch_frames, config.shift_frames, strict=True), strict=True)
         )

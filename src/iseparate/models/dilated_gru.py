@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +170,7 @@ class DilatedGruNetwork(nn.Module):
 class DilatedGruSeparator(MagnitudeSeparator):
     """Spectra, the network, a Wiener filter, and back."""
 
-    kernels: ClassVar[tuple[str, ...]] = ("network",)
+    kernels: tuple[str, ...] = ("network",)
     config: Config
 
     def __init__(self, config: Config):

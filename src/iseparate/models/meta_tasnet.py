@@ -503,7 +503,7 @@ class MetaTasNet(SeparationModel):
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(config.stages))
         stages, last = range(config.stages), config.stages - 1
         parts = [f"stages.{i}.{part}" for i in stages for part in ("encoder.bottleneck", "mask")]
-        self.kernels = (*parts, f"stages.{last}.decoder")  # type: ignore[misc]
+        self.kernels = (*parts, f"stages.{last}.decoder")
         # What the last layer sends on nobody takes; the lower stages' decoders matter to the loss alone.
         nowhere = [f"stages.{i}.mask.tcn.{config.stacks * config.layers - 1}.res_out.*" for i in stages]
         self.without_output = (*nowhere, *(f"stages.{i}.decoder.*" for i in stages[:-1]))

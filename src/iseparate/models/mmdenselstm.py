@@ -596,7 +596,7 @@ class MMDenseLSTM(MagnitudeSeparator):
         super().__init__(config, segment_seconds=30.0 if context is None else 60.0)
         self.networks = nn.ModuleDict({t: MMDenseNetwork(n, config.channels) for t, n in networks.items()})
         # One kernel per target, so that a song's vocals alone need one network alone.
-        self.kernels = tuple(f"networks.{target}" for target in networks)  # type: ignore[misc]
+        self.kernels = tuple(f"networks.{target}" for target in networks)
         # A segment has to start where the whole song's pooling and the whole song's filter windows do.
         pooled_frames = 1 << max(network.halvings for network in networks.values())
         window_frames = (config.wiener_window_frames or 1) if config.wiener_iterations else 1

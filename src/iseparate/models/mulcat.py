@@ -198,7 +198,7 @@ class MulCatNetwork(SeparationModel):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_normal_(parameter)
-        self.kernels = tuple(f"{kind}.{i}" for i in layers for kind in ("rows", "columns"))  # type: ignore[misc]
+        self.kernels = tuple(f"{kind}.{i}" for i in layers for kind in ("rows", "columns"))
 
     def forward(self, mix: Tensor, track: TrackStatistics | None = None) -> Tensor:  # noqa: ARG002
         (last,) = deque(self._layers(self._chunks(mix)), maxlen=1)

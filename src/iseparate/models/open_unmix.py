@@ -264,7 +264,7 @@ class OpenUnmix(MagnitudeSeparator):
         """Make `networks`, and name them as kernels."""
         self.networks = nn.ModuleDict({target: TargetNetwork(config) for target in config.targets})
         # One kernel per target, so that a song's vocals alone need one network alone.
-        self.kernels = tuple(f"networks.{target}" for target in config.targets)  # type: ignore[misc]
+        self.kernels = tuple(f"networks.{target}" for target in config.targets)
 
     def estimate(self, magnitudes: Tensor) -> Tensor:
         """As the base. The networks get three axes: runtimes reorder four, which suits convolutions only."""

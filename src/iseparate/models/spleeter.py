@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -231,7 +231,7 @@ class TensorFlowBundle:
 class Spleeter(SeparationModel):
     """The published system: spectra, one network per stem, ratio masks (or MWF), and back."""
 
-    kernels: ClassVar[tuple[str, ...]] = ("networks",)
+    kernels: tuple[str, ...] = ("networks",)
     config: Config
     analysis_window: Tensor
     synthesis_window: Tensor

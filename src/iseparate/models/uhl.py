@@ -203,4 +203,4 @@ class Uhl(MagnitudeSeparator):
         silent = config.wiener_iterations > 0 or config.wiener_softmask
         self.spec = replace(self.spec, silence_to_silence=silent)
         self.networks = nn.ModuleDict({target: BlendedNetwork(config) for target in config.targets})
-        self.kernels = tuple(f"networks.{target}" for target in config.targets)  # type: ignore[misc]
+        self.kernels = tuple(f"networks.{target}" for target in config.targets)

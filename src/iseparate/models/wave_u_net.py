@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -265,7 +265,7 @@ class TensorFlowBundle:
 class WaveUNet(SeparationModel):
     """The published system: the network with its context, and the last stem as what the others leave."""
 
-    kernels: ClassVar[tuple[str, ...]] = ("network",)
+    kernels: tuple[str, ...] = ("network",)
     config: Config
 
     def __init__(self, config: Config):

@@ -353,7 +353,7 @@ class WaveUNetTorch(SeparationModel):
         names = config.stems if config.separate else (SHARED,)
         self.networks = nn.ModuleDict({name: Network(config) for name in names})
         # One kernel per network, so that a song's vocals alone need one network alone.
-        self.kernels = tuple(f"networks.{name}" for name in names)  # type: ignore[misc]
+        self.kernels = tuple(f"networks.{name}" for name in names)
         grid, context = config.grid_samples, config.context_samples
         # Context enough that, from any start on the grid, a length of the network's fits and nothing mirrored is kept.
         least = -(-config.least_input_samples // 2)
@@ -414,7 +414,7 @@ class WaveUNetTorch(SeparationModel):
         view = copy.copy(self)
         view._modules = dict(self._modules)
         view.networks = nn.ModuleDict({stem: self.networks[stem] for stem in kept})
-        view.kernels = tuple(f"networks.{stem}" for stem in kept)  # type: ignore[misc]
+        view.kernels = tuple(f"networks.{stem}" for stem in kept)
         view.spec = replace(self.spec, stems=kept)
         return view
 

@@ -150,7 +150,7 @@ class XUmx(OpenUnmix):
         """Make `networks`, one kernel."""
         assert isinstance(config, Config)
         self.networks = CrossNetwork(config)
-        self.kernels = ("networks",)  # type: ignore[misc]
+        self.kernels = ("networks",)
 
     def estimate(self, magnitudes: Tensor) -> Tensor:
         """As the base, all targets at once."""

@@ -47,6 +47,14 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Count = Annotated[StrictInt, Field(gt=0)]
 Scalar = StrictBool | StrictInt | StrictFloat | str
 Settings = dict[str, Scalar | list[Scalar]]
+Status = Literal["real weights run here", "format proven by golden", "format read off the code"]
+"""How far a model is known to be the published one.
+
+*Real weights run here*: these very weights were run, and compared with the original program. *Format proven by
+golden*: small checkpoints that the original program wrote are read, and give its output. *Format read off the code*:
+neither these weights nor any file of the original program were at hand; the format follows its source code, and the
+notes say what the network was compared with instead.
+"""
 
 
 class _Frozen(BaseModel):
@@ -59,7 +67,7 @@ class CardFile(_Frozen):
     name: FileName
     """The name under which an importer gets to see it."""
     source: Text
-    """``wheel:``, ``https:``, ``hf:`` or ``file:``; see `iseparate.weights.source`."""
+    """``wheel:``, ``https:``, ``hf:``, ``file:`` or ``package:``; see `iseparate.weights.source`."""
     sha256: Sha256 | None = None
     """Of the file; None: nobody published one, so the first download is trusted and remembered."""
     size_bytes: Count | None = None
@@ -144,7 +152,9 @@ class _CardFields(_Frozen):
     channels: Count
     settings: Settings = Field(default_factory=dict)
     """Fields of the architecture's Config that differ from what the checkpoint says."""
-    files: tuple[CardFile, ...] = Field(min_length=1)
+    files: tuple[CardFile, ...] = ()
+    parts: tuple[Identifier, ...] = ()
+    """In place of files: the models that a bundle is made of, in their order, each with its card's settings."""
     examples: tuple[CardFile, ...] = ()
     """Songs to try the model on; one in the same archive as the weights is kept when they are pulled."""
     code_licence: Text
@@ -157,12 +167,15 @@ class _CardFields(_Frozen):
     """Papers and repositories."""
     published_scores: tuple[PublishedScore, ...] = ()
     measured_scores: tuple[MeasuredScore, ...] = ()
-    status: Literal["real weights run here", "format proven by golden"]
+    status: Status
     reconstruction: StrictBool = False
     """True where a hyper-parameter had to be inferred, since neither paper nor code gives it."""
 
     @model_validator(mode="after")
     def _files_agree(self) -> Self:
+        if bool(self.files) == bool(self.parts):
+            raise ValueError("a model has files, or parts if it is made of others; give one of them")
+        _refuse_repeats("part", list(self.parts))
         every = self.files + self.examples
         _refuse_repeats("file name", [file.name for file in every])
         _refuse_repeats("system", list(self.systems))

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 from iseparate.errors import ChecksumError, DownloadError
@@ -59,8 +60,9 @@ def _bring_container(group: Sequence[Wanted], downloads: Path, progress: Progres
         next((p.sha256 for p in promises if p.sha256), None),
         next((p.size_bytes for p in promises if p.size_bytes), None),
     )
-    if source.kind == "file":
-        return _find_local(Path(source.container), promise)
+    if source.is_local:
+        root = Path(str(files("iseparate"))) if source.kind == "package" else Path()
+        return _find_local(root / source.container, promise)
     # Keyed by the whole address, so that a card whose source changes never goes on from another file's bytes.
     key = hashlib.sha256(f"{source.kind}:{source.container}".encode()).hexdigest()[:16]
     name = group[0].name if source.member is None else re.split(r"[/@]", source.container)[-1] or "archive"

@@ -92,10 +92,23 @@ def load_ready(
     if isinstance(name, Path) or _is_path(name):
         return _load_file(Path(name), settings or {})
     card = find_card(name)
+    if card.parts:
+        return _load_parts(card, store or Store(), settings or {}, progress)
     entry = pull(card, store or Store(), progress)
     weights = read_weights(entry.weights_path)
     model, config = build(weights, {**card.settings, **(settings or {})})
     return ReadyModel(card.id, model, weights.arch, config, entry.weights_sha256, card)
+
+
+def cards_of(card: Card) -> list[Card]:
+    """The cards whose weights a model runs on: its own, or its parts'; UsageError where a part has none."""
+    if not card.parts:
+        return [card]
+    parts = [find_card(part) for part in card.parts]
+    for part in parts:
+        if part.parts:
+            raise UsageError(f"the model {card.id} names {part.id} as a part, which is made of parts itself")
+    return parts
 
 
 def pull(card: Card, store: Store, progress: Progress | None = None, force: bool = False) -> Entry:
@@ -205,6 +218,16 @@ def _own_weights(path: Path, arch: str | None = None) -> Weights:
     if arch is not None and weights.arch != arch:
         raise CheckpointError(f"{path} is of the architecture {weights.arch}; expected {arch}")
     return replace(weights, state=in_float32(weights.state))
+
+
+def _load_parts(card: Card, store: Store, settings: Mapping[str, Any], progress: Progress | None) -> ReadyModel:
+    """A bundle of the models that its card names, each as it is by itself."""
+    ready = [load_ready(part.id, store=store, progress=progress) for part in cards_of(card)]
+    parts = [{"arch": one.arch, "config": dataclasses.asdict(one.config)} for one in ready]
+    state = {f"parts.{number}.{k}": v for number, one in enumerate(ready) for k, v in one.model.state_dict().items()}
+    model, config = build(Weights(card.arch, {"parts": parts}, state), {**card.settings, **settings})
+    digest = hashlib.sha256("".join(one.weights_sha256 for one in ready).encode()).hexdigest()
+    return ReadyModel(card.id, model, card.arch, config, digest, card)
 
 
 def _load_file(path: Path, settings: Mapping[str, Any]) -> ReadyModel:

@@ -8,7 +8,8 @@ A source is written as one of
   this same machine);
 - ``hf:org/repo/path@revision``: a file on a Hugging Face hub, the one that ``HF_ENDPOINT`` names if it is
   set;
-- ``file:/absolute/path``, also with ``#member``.
+- ``file:/absolute/path``, also with ``#member``;
+- ``package:path``: a file that comes with this package.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Source:
     """Where one file lies: a container (wheel, archive or the file itself) and the member in it, if any."""
 
     text: str
-    kind: Literal["wheel", "url", "hub", "file"]
+    kind: Literal["wheel", "url", "hub", "file", "package"]
     container: str
     member: str | None = None
 
@@ -46,7 +47,7 @@ class Source:
     @property
     def is_local(self) -> bool:
         """True where no network is needed."""
-        return self.kind == "file"
+        return self.kind in ("file", "package")
 
 
 def parse_source(text: str) -> Source:
@@ -59,6 +60,8 @@ def parse_source(text: str) -> Source:
     if scheme == "hf" and (match := _HUB.fullmatch(rest.partition("#")[0])):
         _safe_member(match["path"], text)
         return Source(text, "hub", match[0], _member_after_hash(text))
+    if scheme == "package" and rest:
+        return Source(text, "package", _safe_member(rest, text))
     if scheme == "file":
         path = Path(rest.partition("#")[0]).expanduser()
         if path.is_absolute():
@@ -66,7 +69,7 @@ def parse_source(text: str) -> Source:
     raise UsageError(
         f"{text[:200]!r} is not a source; expected wheel:NAME==VERSION/path, https://host/path, "
         "hf:org/repo/path@revision or file:/absolute/path, the last three with #member for a file in an "
-        "archive."
+        "archive, or package:path."
     )
 
 
