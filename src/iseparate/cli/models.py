@@ -40,14 +40,14 @@ CARD = "Of the checkpoint of a training: its card"
 def list_models(as_json: Json = False) -> None:
     """Every model: stems with published scores, network, parity measured, licence, and whether its weights are here."""
     from iseparate.cli.catalogue import claims_of, entries, system_of
-    from iseparate.weights.card import OFFICIAL_SUFFIX, load_cards
+    from iseparate.weights.card import OFFICIAL_SUFFIX, cards_of, load_cards
 
-    store = open_store()
-    here = {entry.weights_id for entry in store.list()}
     cards = sorted(load_cards().values(), key=lambda card: card.id)
+    cached_weights = {entry.weights_id for entry in open_store().list()}
+    here = {card.id for card in cards if all(part.weights_id in cached_weights for part in cards_of(card))}
     official = {card.variant_of: card for card in cards if card.variant_of}
     if as_json:
-        rows = [{**_for_machines(card), "cached": card.weights_id in here} for card in cards]
+        rows = [{**_for_machines(card), "cached": card.id in here} for card in cards]
         typer.echo(json.dumps(rows, indent=2))
         return
     table = _list_table("weights", "their licence")
@@ -56,7 +56,7 @@ def list_models(as_json: Json = False) -> None:
         if stacked and card.variant_of:
             continue
         variant = official.get(card.id) if stacked else None  # on a terminal it shares the model's row
-        cached = "here" if card.weights_id in here else "to fetch"
+        cached = "here" if card.id in here else "to fetch"
         licence = escape(_without_remarks(card.weights_licence)) + ("" if card.commercial_use else " (not commercial)")
         name = f"{card.id}\n  {OFFICIAL_SUFFIX}" if variant else card.id
         scored = _scored(card.stems, claims_of([card, variant] if variant else [card]))
@@ -107,13 +107,14 @@ def systems(as_json: Json = False) -> None:
 @models.command()
 def info(model: Id, as_json: Json = False) -> None:
     """All that is known of a model: origin, settings, licences, training data, scores."""
-    from iseparate.weights.card import find_card
+    from iseparate.weights.card import cards_of, find_card
 
     card = find_card(model)
-    store = open_store()
-    entry = next((entry for entry in store.list() if entry.weights_id == card.weights_id), None)
+    entries = {entry.weights_id: entry for entry in open_store().list()}
+    parts = {part.id: entries.get(part.weights_id) for part in cards_of(card)}
     if as_json:
-        cached = None if entry is None else {"path": str(entry.path), "sha256": entry.weights_sha256}
+        places = [{"path": str(entry.path), "sha256": entry.weights_sha256} for entry in parts.values() if entry]
+        cached = None if len(places) < len(parts) else {"parts": places} if card.parts else places[0]
         typer.echo(json.dumps({**_for_machines(card), "cached": cached}, indent=2))
         return
     console.print_prose(f"[bold]{escape(card.id)}[/bold]  {escape(card.title)}\n\n{escape(card.summary)}\n")
@@ -124,14 +125,12 @@ def info(model: Id, as_json: Json = False) -> None:
     table.add_column(overflow="fold")
     for name, value in _facts(card).items():
         table.add_row(name, escape(value))
-    where = (
-        f"{entry.path} ({console.megabytes(entry.size_bytes)})"
-        if entry
-        else f"to fetch: iseparate models pull {card.id}"
-    )
-    table.add_row("weights", escape(where))
-    if entry:
-        table.add_row("sha256", entry.weights_sha256)
+    for part, entry in parts.items():
+        name = f"weights of {part}" if card.parts else "weights"
+        place = f"{entry.path} ({console.megabytes(entry.size_bytes)})" if entry else ""
+        table.add_row(name, escape(place or f"to fetch: iseparate models pull {part}"))
+        if entry:
+            table.add_row("sha256", entry.weights_sha256)
     console.print_table(table)
 
 
@@ -142,10 +141,10 @@ def pull(
 ) -> None:
     """Fetch and verify weights, for use offline."""
     from iseparate.weights import load
-    from iseparate.weights.card import find_card
+    from iseparate.weights.card import cards_of, find_card
 
     store = open_store()
-    for card in [find_card(name) for name in names]:
+    for card in [part for name in names for part in cards_of(find_card(name))]:
         with download_bar() as bar:
             entry = load.pull(card, store, bar, force)
         out.print(f"[green]✓[/green] {card.id}: {console.megabytes(entry.size_bytes)} in {escape(str(entry.path))}")
@@ -160,6 +159,8 @@ def remove(model: Id) -> None:
     from iseparate.weights.card import find_card
 
     card = find_card(model)
+    if card.parts:
+        raise UsageError(f"{card.id} has no weights of its own: it is made of {' and '.join(card.parts)}; remove these")
     if open_store().remove(card.weights_id):
         out.print(f"[green]✓[/green] the weights of {card.weights_id} are removed")
     else:
@@ -377,6 +378,7 @@ def _facts(card: Card) -> dict[str, str]:
         "licence of code": card.code_licence,
         "licence of weights": card.weights_licence + ("" if card.commercial_use else ": not for commercial use"),
         "training data": card.training_data,
+        "made of": ", ".join(card.parts),
         "source": ", ".join(file.source for file in card.files),
         "references": ", ".join(card.references),
     }

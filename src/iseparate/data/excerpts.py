@@ -182,8 +182,8 @@ class Excerpts(TorchDataset[Example]):
     """A map from ``(epoch, index)`` to an `Example`.
 
     These are tracks of any origin: what `iseparate.data.open.Dataset.mixing` allows is for the caller to heed, as
-    training does before it starts. Excerpts beyond the end of a song hold silence there. Mono songs are duplicated for stereo networks, stereo songs
-    averaged for mono ones.
+    training does before it starts. Excerpts beyond the end of a song hold silence there. Mono songs are duplicated for
+    stereo networks, stereo songs averaged for mono ones.
 
     Args:
         tracks: songs, all at `sample_rate`.

@@ -277,6 +277,17 @@ def find_card(model_id: str) -> Card:
     )
 
 
+def cards_of(card: Card) -> list[Card]:
+    """The cards whose weights a model runs on: its own, or its parts'; UsageError where a part has none."""
+    if not card.parts:
+        return [card]
+    parts = [find_card(part) for part in card.parts]
+    for part in parts:
+        if part.parts:
+            raise UsageError(f"the model {card.id} names {part.id} as a part, which is made of parts itself")
+    return parts
+
+
 def parse_card(text: bytes, origin: str) -> list[Card]:
     """Read the models that a card file defines.
 

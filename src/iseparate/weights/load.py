@@ -27,7 +27,7 @@ from iseparate.models._registry import (
     published_config,
 )
 from iseparate.nn.fit import check_fit
-from iseparate.weights.card import Card, find_card, load_cards
+from iseparate.weights.card import Card, cards_of, find_card, load_cards
 from iseparate.weights.read import read_checkpoint
 from iseparate.weights.source import Progress
 from iseparate.weights.store import WEIGHTS_NAME, Entry, Store
@@ -98,17 +98,6 @@ def load_ready(
     weights = read_weights(entry.weights_path)
     model, config = build(weights, {**card.settings, **(settings or {})})
     return ReadyModel(card.id, model, weights.arch, config, entry.weights_sha256, card)
-
-
-def cards_of(card: Card) -> list[Card]:
-    """The cards whose weights a model runs on: its own, or its parts'; UsageError where a part has none."""
-    if not card.parts:
-        return [card]
-    parts = [find_card(part) for part in card.parts]
-    for part in parts:
-        if part.parts:
-            raise UsageError(f"the model {card.id} names {part.id} as a part, which is made of parts itself")
-    return parts
 
 
 def pull(card: Card, store: Store, progress: Progress | None = None, force: bool = False) -> Entry:
