@@ -14,7 +14,7 @@ from iseparate import Separator
 from iseparate.errors import UsageError
 from iseparate.models.band import Band, Config
 from iseparate.weights.card import cards_of, find_card
-from iseparate.weights.load import Weights, load_model, write_weights
+from iseparate.weights.load import Weights, load_model, load_ready, write_weights
 
 COMMON = """title = "t"
 summary = "s"
@@ -111,3 +111,17 @@ def test_a_bundle_can_be_exported_as_one_file(cards, iseparate, song, here):
     ours, exported = (Separator(name).separate(mix, 44100) for name in ("both", here / "both.safetensors"))
     for stem, samples in ours.items():
         np.testing.assert_array_equal(exported[stem], samples)
+
+
+def test_half_the_size(cards, iseparate, song, here, tmp_path):
+    for name, words in (("whole", ()), ("half", ("--half",))):
+        assert iseparate("models", "export", "two", "-o", f"{name}.safetensors", *words).status == 0
+    sizes = [len((here / f"{name}.safetensors").read_bytes()) for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    mix = soundfile.read(song, dtype="float32")[0].T
+    whole, half = (Separator(here / f"{name}.safetensors").separate(mix, 44100) for name in ("whole", "half"))
+    np.testing.assert_allclose(half["drums"], whole["drums"], atol=1e-3)
+    weights = load_ready("two").weights()
+    weights.state["masks.norm.bias"] += 1e6
+    with pytest.raises(UsageError, match="beyond 65504"):
+        write_weights(tmp_path / "huge.safetensors", weights, half=True)

@@ -210,6 +210,9 @@ def export(
         str | None,
         typer.Option(metavar="SOURCE", help="Where others will find the file: hf:..., https:...", rich_help_panel=CARD),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", metavar="", help="In 16-bit floating point: a file of half the size.")
+    ] = False,
     readme: Annotated[
         bool,
         typer.Option("--readme", metavar="", help="Write a README.md for a model hub as well.", rich_help_panel=CARD),
@@ -230,7 +233,7 @@ def export(
     _check_target(out_file)
     if is_training_checkpoint(Path(model)):
         statements = Statements(title, licence, commercial_use, training_data, source)
-        _publish(Path(model), out_file, statements, readme, average)
+        _publish(Path(model), out_file, statements, readme, average, half)
         return
     if model.endswith(".ckpt") and not _exists(model):
         raise UsageError(f"there is no file {model}; the checkpoints of a training lie in the folder that it named")
@@ -241,11 +244,13 @@ def export(
         )
     with download_bar() as bar:
         ready = load.load_ready(model, store=open_store(), progress=bar)
-    _place(out_file, lambda path: load.write_weights(path, ready.weights()))
+    _place(out_file, lambda path: load.write_weights(path, ready.weights(), half=half))
     out.print(f"[green]✓[/green] {escape(str(out_file))}")
 
 
-def _publish(checkpoint: Path, out_file: Path, statements: Statements, readme: bool, average: str | None) -> None:
+def _publish(
+    checkpoint: Path, out_file: Path, statements: Statements, readme: bool, average: str | None, half: bool
+) -> None:
     """Weights, card and page of a training's checkpoint."""
     from iseparate.train.publish import NOT_STATED, check_id, make_card, make_page, read_trained
     from iseparate.weights.load import write_weights
@@ -256,7 +261,7 @@ def _publish(checkpoint: Path, out_file: Path, statements: Statements, readme: b
         raise UsageError(f"{page_file} is there already and is not overwritten; choose a folder of its own with -o")
     trained = read_trained(checkpoint, average)
     made = [out_file, out_file.with_suffix(".toml")]
-    _place(out_file, lambda path: write_weights(path, trained.weights))
+    _place(out_file, lambda path: write_weights(path, trained.weights, half=half))
     card = make_card(trained, out_file, statements)
     _place(made[1], lambda path: path.write_text(card, encoding="utf-8"))
     if readme:

@@ -124,6 +124,7 @@ def _claim(folder: Path, about: Mapping[str, str]) -> None:
             there = None
         if there != about:
             raise UsageError(f"{folder} holds other songs or another model's ({note.name}); choose another with -o")
-    elif any(folder.iterdir()):
+        return
+    if any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no {note.name}; choose an empty folder with -o")
     write_whole(note, json.dumps(about, indent=1) + "\n")
