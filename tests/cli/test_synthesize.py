@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+
+import pytest
+from rich.console import Console
+
+from iseparate.cli.synthesize import rendering
 
 SHORT = ("--hours", "0.0008", "--song-seconds", "1.5", "--stems", "drums,bass")
 
@@ -50,3 +57,41 @@ def test_a_place_that_cannot_be(iseparate, here):
     outcome = iseparate("data", "synthesize", *SHORT, "-o", "file/band")
     assert outcome.status == 1
     assert "-o" in outcome.sentence
+
+
+@pytest.mark.parametrize("command", [("evaluate", "-n", "mixture"), ("reproduce", "umx", "--anyway")])
+def test_who_opens_a_band_is_told_how_far_it_is(command, iseparate, monkeypatch):
+    """Where it is stopped, the command says so: it had been told."""
+
+    def render(root, hours, settings, jobs, progress):
+        progress(1, 30)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("iseparate.data.synthetic.folder.render_folder", render)
+    stopped = iseparate(*command, "--data", "synthetic:0.5@3")
+    assert stopped.status == 128 + signal.SIGTERM
+    assert stopped.sentence.startswith("stopped while songs were rendered; those that are finished are kept")
+
+
+def test_what_is_stopped_before_or_after_is_not_rendering():
+    def stopped(*steps: tuple[int, int]) -> None:
+        with rendering() as progress:
+            for step in steps:
+                progress(*step)
+            raise SystemExit(143)
+
+    for steps in ((), ((0, 1), (1, 1))):
+        with pytest.raises(SystemExit) as ended:
+            stopped(*steps)
+        assert ended.value.code == 143
+
+
+def test_a_bar_is_there_only_while_songs_are_rendered(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("iseparate.cli.synthesize.err", terminal)
+    with rendering() as progress:
+        progress(2, 2)
+    assert "rendering" not in terminal.file.getvalue()
+    with rendering() as progress:
+        progress(1, 2)
+    assert "rendering songs" in terminal.file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -66,7 +68,8 @@ def test_from_nothing_to_a_scored_model(train, here):
     lines = outcome.out.splitlines()
     assert lines[0] == "✓ trained/small: 2 epochs, 12 steps of small"
     assert lines[1].startswith("  loss fell from ")
-    assert any(line.startswith("  usdr of vocals: ") and ", of the mixture itself " in line for line in lines)
+    figure = r"-?\d+\.\d\d dB"
+    assert any(re.fullmatch(f"  usdr of vocals: {figure}, of the mixture itself {figure}", line) for line in lines)
     (best,) = (here / "trained" / "small").glob("best-*.ckpt")
     assert f"  best checkpoint: trained/small/{best.name}" in lines
     assert lines[-1] == f"  next: iseparate models export trained/small/{best.name} -o small.safetensors"
@@ -100,8 +103,12 @@ def test_training_on_with_what_was_trained(train, here):
     more = train("-o", "more", "--start-from", "trained/small/last.ckpt", "--set", "loop.epochs=1")
     assert more.status == 0, more.err
     refused = train("-o", "none", "--start-from", "no.ckpt")
-    assert refused.status == 1
-    assert "no.ckpt is not a checkpoint" in refused.err
+    assert refused.status == 2
+    assert "there is no file no.ckpt to train on from" in refused.err
+    folder = train("-o", "none", "--start-from", "trained/small")
+    assert folder.status == 2
+    assert "trained/small is a folder, and training on takes a file; name a checkpoint, such as" in folder.err
+    assert not (here / "none").exists()
 
 
 def test_a_dry_run_leaves_nothing(train, here):
@@ -212,6 +219,50 @@ def test_the_synthetic_band_is_rendered_once(iseparate, recipe, here):
     assert {path: path.stat().st_mtime_ns for path in (here.parent / "cache").rglob("*.flac")} == rendered
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "trained/small holds a training already"),
+        (("--resume", "--set", "optimizer.lr=1"), "has optimizer.lr 0.01, and the recipe now 1"),
+        (("-o", "new", "--resume"), "holds no last.ckpt to go on from"),
+        (("-o", "new", "--start-from", "trained/small"), "is a folder"),
+        (("-o", "new", "-d", "tpu"), "there is no device 'tpu'"),
+        (("-o", "new", "--set", "validation.metric=sdrr"), "no metric is called 'sdrr'"),
+        (("-o", "new"), "iseparate data prepare synthetic:0.5@3 --sample-rate 8000"),
+        (("-o", "new", "--dry-run"), "synthetic:0.5@3 has a sample rate of 44100 Hz and the network one of 8000"),
+        (("-o", "new", "--set", "model.config.targets=[piano]"), "trained for piano, which the data has not"),
+        (("-o", "new", "--set", "data.also_heard=[residue]"), "residue, which synthetic:0.5@3 has not"),
+    ],
+)
+def test_nothing_is_rendered_for_a_training_that_cannot_be(words, sentence, train, iseparate, recipe, monkeypatch):
+    assert train("--set", "loop.epochs=1").status == 0
+
+    def render(*_: object) -> None:
+        raise AssertionError("songs are rendered")
+
+    monkeypatch.setattr("iseparate.data.synthetic.folder.render_folder", render)
+    refused = iseparate("train", recipe, "--data", "synthetic:0.5@3", *words)
+    assert refused.status == 2
+    assert sentence in refused.sentence
+    with pytest.raises(AssertionError, match="songs are rendered"):
+        iseparate("train", recipe, "--data", "synthetic:0.5@3", "-o", "new", "--set", "model.config.sample_rate=44100")
+
+
+def test_stopped_while_songs_are_rendered(iseparate, recipe, here, monkeypatch):
+    def render(root, hours, settings, jobs, progress):
+        progress(1, 30)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("iseparate.data.synthetic.folder.render_folder", render)
+    stopped = iseparate("train", recipe, "--data", "synthetic:0.5@3", "--set", "model.config.sample_rate=44100")
+    assert stopped.status == 128 + signal.SIGTERM
+    *_, last = stopped.err.splitlines()
+    assert last == (
+        "error: stopped while songs were rendered; those that are finished are kept, the same command goes on"
+    )
+    assert not (here / "trained").exists()
+
+
 def test_scores_are_the_engine_s(tiny):
     """What validation separates is what the command will."""
     samples = np.random.default_rng(0).standard_normal((2, 60_000)).astype(np.float32) * 0.1
@@ -261,6 +312,20 @@ def test_a_signal_saves_and_ends(name, start, songs, recipe, train, here):
     assert content["global_step"] == steps
     epochs = 1 + content["epoch"]
     assert train("--resume", "--set", f"loop.epochs={epochs}").status == 0
+
+
+def test_a_signal_to_all_processes_saves_too(start, songs, recipe, here):
+    """As a service manager stops a program: whoever reads ahead is told as well."""
+    process = start("train", recipe, "--data", songs, "--workers", "2", "--set", "loop.epochs=100000")
+    wait_for(here / "trained" / "small" / "last.ckpt", process)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "stopped and saved" in err
+    steps = int(out.split(" steps")[0].split()[-1])
+    assert read_checkpoint(here / "trained" / "small" / "last.ckpt")["global_step"] == steps
 
 
 def test_a_second_signal_ends_at_once(start, songs, recipe, here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from iseparate.data.open import open_dataset
 from iseparate.errors import BackendError, CheckpointError, TrainingError, UsageError
 from iseparate.train.checkpoint import read_checkpoint
 from iseparate.train.examples import split
-from iseparate.train.initial import draw_weights
+from iseparate.train.initial import check_start, draw_weights
 from iseparate.train.recipe import load_recipe, network_config, parse_recipe
 from iseparate.train.run import survey
 from iseparate.train.table import read_table
@@ -66,7 +67,9 @@ def test_what_a_checkpoint_says(songs, tmp_path):
     assert about["averages"] == ["step-0.9", "epoch-0.5"]
     assert about["data"]["songs"] == 3
     assert about["data"]["seconds"] == pytest.approx(1.5)
-    assert len(about["data"]["manifest_sha256"]) == 64
+    manifest = json.loads(about["data"]["manifest"])
+    assert manifest == json.loads((tmp_path / "out" / "data.json").read_text())
+    assert manifest["total_sha256"] == about["data"]["manifest_sha256"]
     assert about["scores"].keys() == {"train/loss", "valid/loss"}
     assert about["judged_by"] is None
     assert about["versions"]["torch"] == torch.__version__
@@ -185,9 +188,16 @@ def test_nobody_to_judge_is_said(songs, tmp_path):
 def test_input_statistics_come_first(songs, tmp_path, monkeypatch):
     monkeypatch.setenv("ISEPARATE_CACHE", str(tmp_path / "cache"))
     plan = recipe("initialise=input_statistics", "optimizer={name: sgd, lr: 1e-30}", "loop.epochs=1")
-    result = train(plan, songs, tmp_path / "out")
+    said: list[str] = []
+    result = train(plan, songs, tmp_path / "out", report=said.append)
     scale = read_checkpoint(result.last)["state_dict"]["network.networks.vocals.input_scale"]
     assert not torch.equal(scale, torch.ones_like(scale))
+    assert "statistics of 3 songs are being computed; they are kept for later trainings" in said
+
+    said.clear()
+    again = train(plan, songs, tmp_path / "again", report=said.append)
+    assert torch.equal(read_checkpoint(again.last)["state_dict"]["network.networks.vocals.input_scale"], scale)
+    assert not any("statistics" in sentence for sentence in said)
 
 
 def test_xavier_weights(songs):
@@ -229,8 +239,29 @@ def test_going_on_with_a_trained_network(songs, tmp_path):
     wider = recipe("model.config.feed_forward_units=9", model=FEED_FORWARD)
     with pytest.raises(CheckpointError, match="does not fit the network"):
         train(wider, songs, tmp_path / "fifth", start_from=first.last)
-    with pytest.raises(TrainingError):
-        train(recipe(), songs, tmp_path / "sixth", start_from=tmp_path / "none.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(TrainingError, match="is not a checkpoint"):
+        train(recipe(), songs, tmp_path / "sixth", start_from=tmp_path / "text.ckpt")
+
+
+def test_what_is_trained_on_is_a_file(tmp_path):
+    plan, folder = recipe(), tmp_path / "folder"
+    folder.mkdir()
+
+    def refused(path: Path) -> str:
+        with pytest.raises(UsageError) as refusal:
+            check_start(plan, path)
+        return str(refusal.value)
+
+    words = f"{folder} is a folder, and training on takes a file; name a checkpoint, "
+    assert refused(folder) == words + "or a weights file"
+    (folder / "last.ckpt").touch()
+    assert refused(folder) == words + f"such as {folder / 'last.ckpt'}"
+    for epoch in (3, 12):
+        (folder / f"best-{epoch:04}.ckpt").touch()
+    assert refused(folder) == words + f"such as {folder / 'best-0012.ckpt'}"
+    assert refused(tmp_path / "none.ckpt").startswith(f"there is no file {tmp_path / 'none.ckpt'}")
+    check_start(plan, folder / "last.ckpt")
 
 
 def test_a_recipe_that_goes_on_needs_a_start(songs, tmp_path):

@@ -172,7 +172,16 @@ def test_each_difference_is_one_line(converted):
     assert len(changes) == len(set(changes))
     assert not any("\n" in line for line in changes)
     told = " ".join(changes)
-    for key in ("seq_dur", "amp", "stats_path", "eval_interval", "save_interval", "song_lists", "num_workers"):
+    for key in (
+        "seq_dur",
+        "amp",
+        "stats_path",
+        "eval_interval",
+        "save_interval",
+        "song_lists",
+        "num_workers",
+        "cache:",
+    ):
         assert key in told, key
     assert "pitch_shift" not in told  # it is null there
 
@@ -250,7 +259,7 @@ WRONG_DEMUCS = {
     "faster growth": ({"model_args.encoder_params.encoder_growth_rate": 3}, "encoder_growth_rate"),
     "unknown loss": ({"loss_fn": "demucs_huber"}, "demucs_l1, demucs_l2"),
     "no network": (
-        {"model_args.encoder_params.encoder_stride": 3, "model_args.decoder_params.decoder_stride": 3},
+        {"model_args.encoder_params.encoder_stride": 9, "model_args.decoder_params.decoder_stride": 9},
         "no n",
     ),
     "layers without end": (
@@ -280,6 +289,10 @@ def test_keys_of_nobody_are_named(converted):
 
 
 WRONG = {
+    "a mistyped key of the data": (
+        {"data_loader_args.train.sample_per_epoch": 64},
+        "data_loader_args.train.sample_per_epoch: extra inputs are not permitted",
+    ),
     "another network": ({"model_name": "UNet"}, "expected D3Net"),
     "no network": ({"model_name": None}, "expected D3Net"),
     "a list of networks": ({"model_name": ["D3Net"]}, "expected D3Net"),

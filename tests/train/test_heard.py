@@ -44,7 +44,7 @@ def network_of(plan: Recipe) -> SeparationModel:
 
 def first_example(plan: Recipe, data: Dataset) -> tuple[Sequence[str], torch.Tensor]:
     network = network_of(plan)
-    heard = heard_stems(data, plan, network)
+    heard = heard_stems(data.stems, data.spec, plan, network)
     example = excerpts_of(plan, as_heard(data.tracks, plan, heard), network, heard, True)[0, 0]
     assert example.mixture is None
     return heard, example.stems[:, 0, 0]
@@ -87,7 +87,7 @@ def test_what_is_only_heard_is_no_target(songs, tmp_path, monkeypatch):
 def test_whole_songs_are_judged_by_the_same_mixture(songs):
     plan = recipe("data.also_heard=[residue]")
     network, data = network_of(plan), open_dataset(songs)
-    tracks = as_heard(data.tracks, plan, heard_stems(data, plan, network))
+    tracks = as_heard(data.tracks, plan, heard_stems(data.stems, data.spec, plan, network))
     mixtures = []
 
     def score(references, estimates, mix, sample_rate):
@@ -101,7 +101,7 @@ def test_whole_songs_are_judged_by_the_same_mixture(songs):
 def test_without_a_word_of_it_the_songs_are_left_as_they_are(songs):
     data, plan = open_dataset(songs), recipe("data.own_mixture=true", *STILL)
     network = network_of(plan)
-    heard = heard_stems(data, plan, network)
+    heard = heard_stems(data.stems, data.spec, plan, network)
     assert as_heard(data.tracks, plan, heard) == list(data.tracks)
     example = excerpts_of(plan, data.tracks, network, heard, True)[0, 0]
     assert float(example.mixture[0, 0]) == pytest.approx(0.9)
@@ -133,9 +133,9 @@ def test_a_song_s_own_mixture_is_heard_as_it_is():
 
 
 def test_accompaniment_is_not_taken_apart(songs):
-    plan = recipe("data.also_heard=[residue]", "model.config.targets=[accompaniment]")
+    plan, data = recipe("data.also_heard=[residue]", "model.config.targets=[accompaniment]"), open_dataset(songs)
     with pytest.raises(UsageError, match=r"residue, which is part of .* \(accompaniment\)"):
-        heard_stems(open_dataset(songs), plan, network_of(plan))
+        heard_stems(data.stems, data.spec, plan, network_of(plan))
 
 
 def test_silence_in_it_draws_nothing_anew(tmp_path):
@@ -146,7 +146,7 @@ def test_silence_in_it_draws_nothing_anew(tmp_path):
     plan = recipe("data.also_heard=[residue]", *STILL, "data.silence={keep: 0.0}")
     data = open_dataset(songs)
     network = network_of(plan)
-    heard = heard_stems(data, plan, network)
+    heard = heard_stems(data.stems, data.spec, plan, network)
     excerpts = excerpts_of(plan, as_heard(data.tracks, plan, heard), network, heard, True)
     undisturbed = replace(excerpts, silence=None)
     assert all(torch.equal(excerpts[0, i].stems, undisturbed[0, i].stems) for i in range(len(excerpts)))

@@ -92,12 +92,14 @@ def test_cyclic():
     assert rates("cyclic", 5, lowest=0.2, period_epochs=4) == pytest.approx([1, 0.6, 0.2, 0.6, 1])
 
 
-def test_plateau_moves_by_the_value():
+@pytest.mark.parametrize("above", [0.0, 2.5, 100.0])
+def test_plateau_moves_by_the_value(above):
+    """Also where less is better below 0, as of losses in dB."""
     made = optimizer()
     schedule = SCHEDULES["plateau"](made, factor=0.5, patience_epochs=1, cooldown_epochs=0)
     assert schedule.watches
     found = []
-    for value in (3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0):
+    for value in (3.0 - above, 2.0 - above, 2.0 - above, 2.0 - above, 1.0 - above, 1.0 - above, 1.0 - above):
         schedule.scheduler.step(value)
         found.append(made.param_groups[0]["lr"])
     assert found == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]

@@ -63,14 +63,16 @@ def test_tensorboard_hears_and_sees(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     songs = write_songs(tmp_path / "songs", rate=8000)
-    plan = recipe("data.excerpt_seconds=0.3")
-    train(plan, songs, tmp_path / "out")
-    train(recipe("data.excerpt_seconds=0.3", "loop.epochs=3"), songs, tmp_path / "out", resume=True)
+    values = ("data.excerpt_seconds=0.3", "schedule={name: step, at_epochs: [2]}")
+    train(recipe(*values), songs, tmp_path / "out")
+    train(recipe(*values, "loop.epochs=3"), songs, tmp_path / "out", resume=True)
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"), size_guidance={"audio": 0, "images": 0})
     events.Reload()
     tags = events.Tags()
     assert set(tags["audio"]) == set(tags["images"]) == {"mixture", "vocals/reference", "vocals/estimate"}
     assert {"train/loss", "valid/loss", "learning_rate"} <= set(tags["scalars"])
     assert [scalar.step for scalar in events.Scalars("valid/loss")] == [1, 2, 3]
+    assert [scalar.value for scalar in events.Scalars("learning_rate")] == pytest.approx([0.01, 0.01, 0.001])
+    assert [row["learning_rate"] for row in read_table(tmp_path / "out" / "metrics.csv")] == ["0.01", "0.01", "0.001"]
     sound = events.Audio("mixture")[0]
     assert (sound.sample_rate, sound.length_frames) == (8000.0, 2400)

@@ -30,6 +30,7 @@ from iseparate.cli.options import (
     complete_model,
     open_separator,
 )
+from iseparate.cli.synthesize import rendering
 from iseparate.errors import UnknownModelError, UsageError
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ def evaluate(
     if seed < 0:
         raise UsageError(f"--seed is 0 or more; got {seed}")
     baselines = [read_baseline(words) for words in compare or ()]
-    dataset = _with_default_subset(open_dataset(data), subset, lambda chosen: open_dataset(data, chosen))
+    with rendering() as progress:
+        everything = open_dataset(data, progress=progress)
+    dataset = _with_default_subset(everything, subset, lambda chosen: open_dataset(data, chosen))
     dataset.require_songs()
     chosen = _chosen(dataset, tracks, limit)
     _say_what_is_missing(dataset)

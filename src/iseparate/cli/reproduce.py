@@ -20,6 +20,7 @@ from iseparate.cli import console
 from iseparate.cli.console import note, plain
 from iseparate.cli.evaluate import TrackBars, model_estimator
 from iseparate.cli.options import Device, OutDir, open_separator
+from iseparate.cli.synthesize import rendering
 from iseparate.errors import AudioError, UsageError
 from iseparate.machine import in_words
 
@@ -162,7 +163,8 @@ def _open(data: str, table: PublishedTable) -> Dataset:
     """The row's subset, or all songs of a data set that knows no subsets."""
     from iseparate.data import open_dataset
 
-    dataset = open_dataset(data)
+    with rendering() as progress:
+        dataset = open_dataset(data, progress=progress)
     if any(track.subset for track in dataset.tracks):
         dataset = open_dataset(data, table.subset)
     dataset.require_songs()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from iseparate.cli.console import clock, err, note, out, plain
+from iseparate.cli.console import clock, err, fail, note, out, plain
 
 
 class Sounds(StrEnum):
@@ -82,8 +82,34 @@ def _sampled() -> tuple[str, ...]:
 
 
 @contextmanager
-def song_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over songs; nothing where stderr is no terminal."""
+def rendering() -> Iterator[Callable[[int, int], None]]:
+    """A bar for songs that a data set renders while it is opened, where it does, and a sentence where that is stopped.
+
+    Raises ``typer.Exit`` with the status of the signal then.
+    """
+    begun = False
+    with song_bar("rendering songs", shown=False) as move:
+
+        def update(done: int, total: int) -> None:
+            nonlocal begun
+            begun = done < total
+            move(done, total)
+
+        try:
+            yield update
+        except SystemExit as stopped:  # what a signal becomes, see `iseparate.cli`
+            if not begun:
+                raise
+            fail("stopped while songs were rendered; those that are finished are kept, the same command goes on")
+            raise typer.Exit(stopped.code if isinstance(stopped.code, int) else 1) from None
+
+
+@contextmanager
+def song_bar(doing: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar over songs; nothing where stderr is no terminal.
+
+    `shown` from the start; otherwise from when it is told of songs that are not done.
+    """
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -93,10 +119,10 @@ def song_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
         disable=not err.is_terminal,
         transient=True,
     )
-    task = bar.add_task(doing, total=None)
+    task = bar.add_task(doing, total=None, visible=shown)
 
     def update(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total, visible=shown or done < total)
 
     with bar:
         yield update

@@ -14,12 +14,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from iseparate.cli import console
 from iseparate.cli.console import clock, fail, note, out, plain
 from iseparate.cli.options import ENGINE_PANEL
+from iseparate.cli.synthesize import rendering
 from iseparate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,12 +110,14 @@ def train(
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is more than 0; got {hours:g}")
     from iseparate.train import fit  # says in a sentence that Lightning is missing
+    from iseparate.train.run import check_before_data
 
-    songs = _songs(data)
     if dry_run:
-        _print_survey(plan, songs)
+        _print_survey(plan, _songs(data, plan))
         return
     score = _scoring(plan.validation.metric)
+    check_before_data(plan, folder, resume=resume, start_from=start_from, device=device)
+    songs = _songs(data, plan)
     end = None if hours is None else time.monotonic() + 3600 * hours
     with _stopping(folder) as stopped, _bar() as progress:
         result = fit(
@@ -188,20 +191,24 @@ def _plan(recipe: str | None, from_iseparate: Path | None, overrides: Sequence[s
     return parse_recipe(plan.to_yaml(), str(from_iseparate), overrides) if overrides else plan
 
 
-def _songs(data: str) -> str:
+def _songs(data: str, plan: Recipe) -> str:
     """The data set's KIND:PATH; the synthetic band is rendered into the cache first, unless it is there."""
     from iseparate.data.datasets.synthetic import BAND_WORDS, rendered_once
     from iseparate.data.rendering import telling
+    from iseparate.data.synthetic.folder import BandSettings
+    from iseparate.data.synthetic.sounds import SAMPLE_RATE
+    from iseparate.train.run import check_songs_to_be
 
     kind, _, words = data.partition(":")
     band = BAND_WORDS.fullmatch(words or _RENDERED)
     if kind != "synthetic" or band is None:
         return data
+    check_songs_to_be(plan, f"synthetic:{band[0]}", BandSettings.stems, SAMPLE_RATE)
     if _is_first():
         hours, seed = band[1], band[2]
         note(f"the synthetic band is the data: {hours} hours of it, seed {seed}, rendered into the cache if not there")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _one_at_a_time(), _rendering_bar() as progress, telling(progress):
+    with _one_at_a_time(), rendering() as progress, telling(progress):
         return f"synthetic:{rendered_once(band[0], jobs=cores)}"
 
 
@@ -311,27 +318,6 @@ def _bar() -> Iterator[Callable[[TrainingProgress], None]]:
         yield update
 
 
-@contextmanager
-def _rendering_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar for songs that are rendered; nothing where stderr is no terminal, or where all are there."""
-    bar = Progress(
-        TextColumn("rendering songs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console.err,
-        disable=not console.err.is_terminal,
-        transient=True,
-    )
-    task = bar.add_task("rendering", total=None, visible=False)
-
-    def update(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total, visible=done < total)
-
-    with bar:
-        yield update
-
-
 def _print_recipes() -> None:
     from iseparate.train.recipe import load_recipe, recipe_names
 
@@ -361,7 +347,10 @@ def _print_survey(recipe: Recipe, songs: str) -> None:
 
 def _print_result(recipe: Recipe, result: FitResult) -> None:
     where = plain(str(result.folder))
-    out.print(f"[green]✓[/green] [bold]{where}[/bold]: {result.epochs} epochs, {result.steps} steps of {recipe.name}")
+    epochs, steps = (
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((result.epochs, "epoch"), (result.steps, "step"))
+    )
+    out.print(f"[green]✓[/green] [bold]{where}[/bold]: {epochs}, {steps} of {recipe.name}")
     for figure, words in (("train/loss", "loss"), ("valid/loss", "validation loss")):
         values = [float(row[figure]) for row in result.history if figure in row]
         if len(values) > 1:
@@ -373,12 +362,12 @@ def _print_result(recipe: Recipe, result: FitResult) -> None:
     from iseparate.train.checkpoint import read_checkpoint
 
     scores = read_checkpoint(chosen)["iseparate"]["scores"]
+    unit = "" if recipe.validation.metric == "log_wmse" else " dB"  # the only one in a unit of its own
     for stem, mixture in result.baseline.items():
         value = scores.get(f"valid/score/{stem}")
         if value is not None:
-            out.print(
-                f"  {recipe.validation.metric} of {plain(stem)}: {value:.2f}, of the mixture itself {mixture:.2f}"
-            )
+            figures = f"{value:.2f}{unit}, of the mixture itself {mixture:.2f}{unit}"
+            out.print(f"  {recipe.validation.metric} of {plain(stem)}: {figures}")
     out.print(f"  {'best' if chosen == result.best else 'last'} checkpoint: {plain(str(chosen))}")
     if not result.stopped:
         out.print(f"  next: iseparate models export {plain(str(chosen))} -o {recipe.name}.safetensors")

@@ -9,7 +9,10 @@ A run that is taken up again calls ``loader.set_epoch(epoch, first_batch)``: the
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -156,13 +159,27 @@ def _collate(examples: Sequence[Example | _Refusal]) -> _Collated | _Refusal:
     return _Collated(batch, tuple(fault for example in made for fault in example.faults))
 
 
+_OUTLIVES_SECONDS = 30.0
+"""How long a worker goes on after it was told to end: more than a training step takes, and the save after it."""
+
+
 def _start_worker(worker: int) -> None:
-    """Workers read while the network computes: they must not take its cores."""
+    """Workers read while the network computes: they must not take its cores, nor end before it."""
     del worker
     torch.set_num_threads(1)
+    if threading.current_thread() is threading.main_thread():
+        # A service that is stopped sends this to all of its processes, and the last step still needs its batch.
+        signal.signal(signal.SIGTERM, _end_later)
     info = get_worker_info()
     if info is not None:  # nothing of ours draws from it, but an augmentation of somebody else's might
         np.random.seed(info.seed % 2**32)
+
+
+def _end_later(number: int, frame: object) -> None:
+    del number, frame
+    end = threading.Timer(_OUTLIVES_SECONDS, os._exit, (0,))
+    end.daemon = True
+    end.start()
 
 
 @dataclass

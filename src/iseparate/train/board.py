@@ -43,6 +43,7 @@ class Board(Callback):
         self._folder, self._excerpt, self._sound_seconds = folder, excerpt, 60 * sound_minutes
         self._shown_at: float | None = None
         self._writer: Any = None
+        self._learning_rate = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -58,6 +59,10 @@ class Board(Callback):
             references = pl_module.references(self._excerpt.stems[:1])[0]
             for stem, reference in zip(network.trained_stems, references, strict=True):
                 self._show(f"{stem}/reference", reference, network.spec.sample_rate, 0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        del pl_module, batch, batch_idx
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]  # schedules move it before the epoch's end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -78,8 +83,7 @@ class Board(Callback):
         if self._writer is not None:
             for name, value in pl_module.figures.items():
                 self._writer.add_scalar(name, value, trainer.current_epoch + 1)
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._writer.add_scalar("learning_rate", rate, trainer.current_epoch + 1)
+            self._writer.add_scalar("learning_rate", self._learning_rate, trainer.current_epoch + 1)
             self._writer.flush()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

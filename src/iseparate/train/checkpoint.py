@@ -9,7 +9,8 @@ position) it holds under ``iseparate`` what is needed to know where it comes fro
 ``recipe``      the resolved recipe, as YAML; the seed is in it
 ``arch``        name of the architecture
 ``config``      its Config, by field
-``data``        ``spec`` (KIND:PATH), ``manifest_sha256`` of its files, ``songs`` and ``seconds`` that were trained on
+``data``        ``spec`` (KIND:PATH), ``manifest`` of its files (JSON, as ``data manifest`` writes it) and its
+                ``manifest_sha256``, ``songs`` and ``seconds`` that were trained on
 ``averages``    names of the moving averages; the first is what was validated (see `iseparate.train.average`)
 ``baseline``    scores of the mixture as the estimate, by stem; empty where no songs were scored
 ``scores``      what is known of exactly these weights: ``train/loss``, ``valid/loss``, ``valid/score/STEM``, ...

@@ -29,7 +29,7 @@ def choose_songs(
 ) -> tuple[list[Track], list[Track], tuple[str, ...]]:
     """The songs to train on, those to judge by, and the stems that are heard in both; UsageError."""
     train, valid = split(dataset, recipe, report)
-    heard = heard_stems(dataset, recipe, network)
+    heard = heard_stems(dataset.stems, dataset.spec, recipe, network)
     return as_heard(train, recipe, heard), as_heard(valid, recipe, heard), heard
 
 
@@ -86,29 +86,34 @@ def _check_mixing(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def heard_stems(dataset: Dataset, recipe: Recipe, network: SeparationModel) -> tuple[str, ...]:
+def heard_stems(stems: Sequence[str], spec: str, recipe: Recipe, network: SeparationModel) -> tuple[str, ...]:
     """The stems that make up the mixture: those that the network is trained for, and those that are only heard.
+
+    Args:
+        stems: of the data.
+        spec: what the data are called.
+        recipe, network: what is trained.
 
     Raises:
         UsageError: the data lack one of them, or one is both.
     """
     trained, also = network.trained_stems, recipe.data.also_heard
-    parts = sums_of(trained, dataset.stems)
+    parts = sums_of(trained, stems)
     if also is None:
-        return tuple(dataset.stems)
-    targets = {dataset.stems[part] for stem in parts for part in stem}
+        return tuple(stems)
+    targets = {stems[part] for stem in parts for part in stem}
     for stem in also:
-        if stem not in dataset.stems:
+        if stem not in stems:
             raise UsageError(
-                f"data.also_heard names {stem}, which {dataset.spec} has not: its stems are "
-                f"{', '.join(dataset.stems)}; choose other data, or leave it out of data.also_heard"
+                f"data.also_heard names {stem}, which {spec} has not: its stems are "
+                f"{', '.join(stems)}; choose other data, or leave it out of data.also_heard"
             )
         if stem in targets:
             raise UsageError(
                 f"data.also_heard names {stem}, which is part of what the network is trained for "
                 f"({', '.join(trained)}); leave it out"
             )
-    return tuple(stem for stem in dataset.stems if stem in targets or stem in also)
+    return tuple(stem for stem in stems if stem in targets or stem in also)
 
 
 def as_heard(songs: Sequence[Track], recipe: Recipe, heard: Sequence[str]) -> list[Track]:

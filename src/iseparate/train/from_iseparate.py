@@ -108,9 +108,7 @@ class _PitchAndTempo(_Part):
     use_soundstretch: bool = False
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
+class _Data(_Part):
     target_sources: tuple[str, ...]
     mixing_sources: tuple[str, ...] = STEMS
     sample_rate: Positive = 44100
@@ -120,6 +118,12 @@ class _Data(BaseModel):
     pitch_shift_time_stretch_params: _PitchAndTempo | None = None
     random_mix: bool = False
     samples_per_epoch: Positive | None = None
+    cache: bool = False
+    # Not looked at: they name files, or say what the other keys say.
+    data_root: Any = None
+    song_lists: Any = None
+    seed: Any = None
+    iseval: Any = None
 
 
 class _Loaders(_Part):
@@ -370,6 +374,8 @@ def _data(train: _Data, excerpt_samples: int) -> tuple[dict[str, Any], list[str]
         changes.append("pitch_shift_time_stretch_params: a library does it in place of soundstretch or librosa")
     if set(train.mixing_sources) != set(STEMS):
         changes.append("mixing_sources: the mixture is made of all stems that the data has")
+    if train.cache:
+        changes.append("cache: songs are not kept in memory; excerpts are read without the rest of their files")
     changes.append(
         "data_root and song_lists are not read: name the songs with --data, such as musdb18:PATH; for validation it "
         "takes the subset that the data has for it"

@@ -16,6 +16,7 @@ from iseparate.models._base import SeparationModel
 from iseparate.nn.fit import check_fit
 from iseparate.train.average import averaged_tensors
 from iseparate.train.checkpoint import read_checkpoint
+from iseparate.train.module import LAST
 from iseparate.train.recipe import Recipe
 from iseparate.weights.load import read_weights
 
@@ -72,15 +73,26 @@ def set_statistics(
     transform = network.input_transform
     if transform is None:
         raise UsageError("the recipe says initialise: input_statistics, but this network scales no input; leave it out")
-    report(f"statistics of {len(songs)} songs are being computed; they are kept for later trainings")
-    statistics = cached_statistics(songs, data_hash, Transform(*transform))
+
+    def tell(done: int, total: int, title: str) -> None:  # nobody calls it where they are at hand
+        del title
+        if not done:
+            report(f"statistics of {total} songs are being computed; they are kept for later trainings")
+
+    statistics = cached_statistics(songs, data_hash, Transform(*transform), progress=tell)
     network.set_input_statistics(torch.from_numpy(statistics.mean).float(), torch.from_numpy(statistics.scale).float())
 
 
 def check_start(recipe: Recipe, initial: Path | None) -> None:
-    """Raise UsageError where a recipe goes on with a trained network that was not named."""
+    """Raise UsageError where a recipe goes on with a trained network that was not named, or that is no file."""
     if recipe.starts_from is not None and initial is None:
         raise UsageError(
             f"{recipe.name} goes on with the trained network of {recipe.starts_from}; train that one first and name "
             "its checkpoint by --start-from"
         )
+    if initial is not None and initial.is_dir():
+        inside = [*sorted(initial.glob(f"best-*{CHECKPOINT}"), reverse=True), initial / LAST]
+        named = next((f"such as {path}" for path in inside if path.is_file()), "or a weights file")
+        raise UsageError(f"{initial} is a folder, and training on takes a file; name a checkpoint, {named}")
+    if initial is not None and not initial.is_file():
+        raise UsageError(f"there is no file {initial} to train on from; name a checkpoint or a weights file")

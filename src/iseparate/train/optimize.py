@@ -96,8 +96,16 @@ def plateau(
     _check("factor", factor, 0, 1, above=True)
     _check("patience_epochs", patience_epochs, 0)
     _check("cooldown_epochs", cooldown_epochs, 0)
-    scheduler = ReduceLROnPlateau(optimizer, factor=factor, patience=patience_epochs, cooldown=cooldown_epochs)
+    scheduler = _Plateau(optimizer, factor=factor, patience=patience_epochs, cooldown=cooldown_epochs)
     return Schedule(scheduler, watches=True)
+
+
+class _Plateau(ReduceLROnPlateau):
+    """PyTorch's, but for values below 0, such as losses in dB: there it takes one slightly worse for an improvement."""
+
+    def _is_better(self, a: float, best: float) -> bool:
+        least = self.threshold * abs(best) if math.isfinite(best) else 0.0
+        return a < best - least
 
 
 def cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int = 0, floor: float = 0.0) -> Schedule:

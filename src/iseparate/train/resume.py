@@ -85,10 +85,10 @@ def _brief(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
 
 
-def manifest_hash(
+def manifest_of(
     dataset: Dataset, folder: Path, about: Mapping[str, Any] | None, report: Callable[[str], None] = lambda _: None
-) -> str:
-    """A name for the data, down to the byte: computed at the start, and only held against the files later.
+) -> DataManifest:
+    """What the data are, down to the byte: computed at the start, and only held against the files later.
 
     Raises:
         UsageError: a run that is taken up again has other songs.
@@ -100,7 +100,7 @@ def manifest_hash(
         report(f"the data's files are being hashed ({len(dataset.tracks)} songs)")
         manifest = make_manifest(dataset)
         manifest.write(path)
-        return manifest.total_sha256
+        return manifest
     kept = read_manifest(path)
     if kept.total_sha256 != about["data"]["manifest_sha256"]:
         raise UsageError(f"{path} does not belong to {folder / LAST}; put the right one back, or start anew")
@@ -110,7 +110,7 @@ def manifest_hash(
             f"{folder} was trained on other data than {dataset.spec}: {difference}; name the same data, or choose "
             "another -o"
         )
-    return kept.total_sha256
+    return kept
 
 
 def _other_songs(kept: DataManifest, dataset: Dataset) -> Iterator[str]:

@@ -11,11 +11,11 @@ import torch
 
 from iseparate.data.open import Dataset, open_dataset
 from iseparate.data.track import Track
-from iseparate.errors import OutputError
+from iseparate.errors import OutputError, UsageError
 from iseparate.train import board
 from iseparate.train.average import Averages
 from iseparate.train.checkpoint import about
-from iseparate.train.examples import choose_songs, loaders
+from iseparate.train.examples import choose_songs, heard_stems, loaders
 from iseparate.train.initial import check_start, draw_weights, load_initial, set_statistics
 from iseparate.train.judge import Judge, Score, Separate, baseline
 from iseparate.train.keeper import SAVE_MINUTES, Choice, Keeper
@@ -24,7 +24,7 @@ from iseparate.train.module import LAST, TrainingModule
 from iseparate.train.processes import Processes
 from iseparate.train.progress import Teller, TrainingProgress
 from iseparate.train.recipe import Recipe, load_recipe, network_config
-from iseparate.train.resume import alone, manifest_hash, starting_point
+from iseparate.train.resume import alone, manifest_of, starting_point
 from iseparate.train.table import Row, Table, read_table
 from iseparate.whole_file import write_whole
 
@@ -116,10 +116,10 @@ def fit(
         batches, valid_batches = loaders(
             recipe, network, heard, train_songs, valid_songs, processes, workers, chosen[0] == "cuda", report
         )
-        manifest = manifest_hash(dataset, folder, before, report) if processes.is_first else ""
-        if recipe.initialise == "input_statistics" and before is None and start_from is None and processes.is_first:
+        manifest = manifest_of(dataset, folder, before, report) if processes.is_first else None
+        if recipe.initialise == "input_statistics" and before is None and start_from is None and manifest is not None:
             # The other processes get the first one's network.
-            set_statistics(network, train_songs, f"{manifest} {' '.join(heard)}", report)
+            set_statistics(network, train_songs, f"{manifest.total_sha256} {' '.join(heard)}", report)
         judged = _judged(recipe, dataset, valid_songs, separate, score, report)
         facts = about(
             recipe,
@@ -127,7 +127,8 @@ def fit(
             config=asdict(config),
             data={
                 "spec": dataset.spec,
-                "manifest_sha256": manifest,
+                "manifest_sha256": manifest.total_sha256 if manifest is not None else "",
+                "manifest": manifest.text() if manifest is not None else "",
                 "songs": len(train_songs),
                 "seconds": sum(track.samples / track.sample_rate for track in train_songs),
             },
@@ -180,6 +181,27 @@ def fit(
             stop() and not finished,
             tuple(read_table(folder / METRICS)),
             mixture_scores,
+        )
+
+
+def check_before_data(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, start_from: str | Path | None = None, device: str = "auto"
+) -> None:
+    """Raise what `fit` would without a look at the songs: for who has to make these first, which takes minutes."""
+    choose_device(device, recipe.loop.precision)
+    if starting_point(Path(out), recipe, resume) is None:
+        check_start(recipe, Path(start_from) if start_from is not None else None)
+
+
+def check_songs_to_be(recipe: Recipe, spec: str, stems: Sequence[str], sample_rate: int) -> None:
+    """Raise UsageError where songs of these stems, at this rate, would not do; before somebody makes them as `spec`."""
+    arch, config = network_config(recipe)
+    network = arch.model(config)
+    heard_stems(stems, spec, recipe, network)
+    if network.spec.sample_rate != sample_rate:
+        raise UsageError(
+            f"{spec} has a sample rate of {sample_rate} Hz and the network one of {network.spec.sample_rate}: run "
+            f"`iseparate data prepare {spec} --sample-rate {network.spec.sample_rate} -o DIR` and train on its result"
         )
 
 
