@@ -208,6 +208,21 @@ def test_sizes_are_read_from_the_tensors():
     assert config.sample_rate == 44100
 
 
+def test_stems_that_nobody_names_have_numbers():
+    tensors = files(DEMUCS[2])["state-c21f965c.th"].tensors
+    config, _ = DemucsCheckpoint().convert(
+        changed(DEMUCS[2], {"separator.network.3.weight": tensors["separator.network.3.weight"][:64]})
+    )
+    assert config.stems == ("stem 1", "stem 2")
+
+
+def test_arguments_may_come_without_their_names():
+    (file,) = files(DEMUCS[1]).values()
+    package = {**file.metadata, "args": (["a", "b", "c", "d"],), "kwargs": {"samplerate": 8000}}
+    config, _ = DemucsCheckpoint().convert(changed(DEMUCS[1], metadata=package))
+    assert (config.stems, config.sample_rate) == (("a", "b", "c", "d"), 8000)
+
+
 def test_speakers_have_numbers_until_somebody_names_them():
     config, _ = AsteroidCheckpoint().convert(files(ASTEROID))
     assert config.stems == ("speaker1", "speaker2")
@@ -237,8 +252,9 @@ def test_a_residual_that_nothing_reads_is_left_out():
         ({"n_src": 65}, "1 to 64 different names"),
         ({"n_src": True}, "n_src 'True'"),
         ({"out_chan": 8}, "expected 32, the number of filters"),
-        ({"norm_type": "bN"}, "norm_type 'bN'; expected gLN or cLN or cgLN"),
-        ({"mask_act": "swish"}, "mask_act 'swish'"),
+        ({"norm_type": "gN"}, "norm_type 'gN'; expected gLN or cLN or cgLN or fgLN or bN"),
+        ({"mask_act": "prelu"}, "mask_act 'prelu'; expected linear or relu"),
+        ({"who_is_pinv": "decoder"}, "who_is_pinv 'decoder'; expected none"),
         ({"fb_name": "STFTFB"}, "fb_name 'STFTFB'; expected FreeFB or free"),
         ({"n_blocks": 1e9}, "n_blocks '1000000000.0'"),
         ({"n_blocks": 21}, "blocks is 21"),
@@ -274,13 +290,18 @@ def test_a_harmed_checkpoint_is_refused_in_words(name, tensors, words):
 
 @pytest.mark.parametrize(
     "told",
-    [{"norm_type": "BN"}, {"causal": True}, {"mask_nonlinear": "tanh"}, {"samplerate": "44100"}, {"sources": ["a"]}],
+    [
+        {"kwargs": {"mask_nonlinear": "tanh"}},
+        {"kwargs": {"samplerate": "44100"}},
+        {"kwargs": {"sources": ["a"]}},
+        {"kwargs": None},
+        {"args": tuple(range(15))},
+    ],
 )
 def test_a_package_of_another_network_is_refused_in_words(told):
     (file,) = files(DEMUCS[1]).values()
-    package = {**file.metadata, "kwargs": {**file.metadata["kwargs"], **told}}
     with pytest.raises(CheckpointError) as caught:
-        DemucsCheckpoint().convert(changed(DEMUCS[1], metadata=package))
+        DemucsCheckpoint().convert(changed(DEMUCS[1], metadata={**file.metadata, **told}))
     assert "\n" not in str(caught.value)
 
 

@@ -68,7 +68,13 @@ def test_features_of_stems_are_the_same_before_and_after_joining():
     assert torch.allclose(masks, expected.permute(0, 2, 3, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"mulcat": True}, {"bidirectional": False}, {"norm": "channel"}, {"layers": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"mulcat": True}, {"bidirectional": False}, {"layers": 2}, {"cell": "gru"}, {"cell": "rnn"}),
+        *({"norm": "channel"}, {"norm": "feature"}, {"norm": "batch"}, {"mask": "softmax_filters"}),
+    ],
+)
 @torch.inference_mode()
 def test_settings_matter(change):
     mix = noise(2, 1, 900)
@@ -95,7 +101,7 @@ def test_across_and_within_chunks():
     ("change", "words"),
     [
         ({"chunk_hop_frames": 15}, "chunk_hop_frames is 15; expected 1 to 14"),
-        ({"norm": "cumulative"}, "expected global or channel"),
+        ({"norm": "cumulative"}, "expected global, channel, feature or batch"),
         ({"repeats": 65}, "repeats is 65"),
     ],
 )
@@ -127,8 +133,8 @@ def test_a_hop_that_nobody_told_is_half_a_chunk():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"rnn_type": "GRU"}, "rnn_type 'GRU'; expected LSTM or lstm"),
-        ({"norm_type": "cgLN"}, "norm_type 'cgLN'; expected gLN or cLN"),
+        ({"rnn_type": "Gru"}, "rnn_type 'Gru'; expected LSTM or lstm or GRU or gru"),
+        ({"norm_type": "cgLN"}, "norm is cumulative"),
         ({"hop_size": 51}, "chunk_hop_frames is 51"),
         ({"bidirectional": None}, "bidirectional 'None'; expected true or false"),
         ({"tensors": {"state_dict.masker.net.0.extra": torch.ones(1)}}, "DPRNN has not"),

@@ -21,10 +21,12 @@ from torch.nn import functional as F
 from iseparate.errors import CheckpointError
 from iseparate.models._base import SeparationModel
 from iseparate.nn.framing import overlap_add, whole_frames
+from iseparate.nn.norms import NormKind
 from iseparate.types import Checkpoint, CheckpointFile, ModelSpec, TrackStatistics
 
-Activation = Literal["linear", "relu", "sigmoid", "tanh", "softmax"]
-"""Of the filters' output or of masks; ``softmax`` shares each filter's output among the stems."""
+Activation = Literal["linear", "relu", "leaky_relu", "gelu", "swish", "sigmoid", "tanh", "softmax", "softmax_filters"]
+"""Of the filters' output or of masks; ``softmax`` shares each filter's output among the stems, ``softmax_filters``
+makes the masks of each stem sum to 1."""
 
 MUSIC = ("drums", "bass", "other", "vocals")
 """The order in which Demucs' authors list their stems (*code*)."""
@@ -74,7 +76,7 @@ class TasNetConfig:
             )
         if self.hop_samples > self.filter_samples:
             raise ValueError(f"hop_samples ({self.hop_samples}) must not exceed filter_samples ({self.filter_samples})")
-        if self.encoder_activation == "softmax":
+        if self.encoder_activation in ("softmax", "softmax_filters"):
             raise ValueError("softmax shares among stems, of which the encoder knows nothing; it is for masks")
         if not 0 < self.segment_seconds <= 3600 or not 0 <= self.overlap < 1:
             raise ValueError(
@@ -177,12 +179,20 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
             return x
         case "relu":
             return F.relu_(x)
+        case "leaky_relu":
+            return F.leaky_relu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "swish":
+            return F.silu(x)
         case "sigmoid":
             return torch.sigmoid(x)
         case "tanh":
             return torch.tanh(x)
         case "softmax":
             return torch.softmax(x, 1)
+        case "softmax_filters":
+            return torch.softmax(x, 2)
 
 
 def _padded(x: Tensor, samples: int) -> Tensor:
@@ -254,6 +264,10 @@ class AsteroidFile:
             raise self._fault(name, "a whole number")
         return int(value)
 
+    def is_none(self, name: str) -> bool:
+        """Whether the file says that there is none, which for some arguments is not asteroid's default."""
+        return name in self._arguments and self._arguments[name] is None
+
     def flag(self, name: str, default: bool) -> bool:
         """Yes or no."""
         value = self._arguments.get(name, default)
@@ -268,16 +282,24 @@ class AsteroidFile:
             raise self._fault(name, " or ".join(known))
         return known[value]
 
+    def norm(self) -> NormKind:
+        """The kind of normalisation, of which asteroid knows each by two names."""
+        norm: NormKind = self.word("norm_type", "gLN", _NORMS)
+        return norm
+
     def settings(self, filters: int, mask: Activation) -> dict[str, Any]:
         """What `TasNetConfig` needs; `filters` and `mask` are the class's defaults."""
         self.word("fb_name", "free", {"FreeFB": True, "free": True})
+        for name in ("padding", "output_padding", "who_is_pinv"):
+            if self._arguments.get(name):
+                raise self._fault(name, "none")
         bank, length = self.number("n_filters", filters), self.number("kernel_size", 16)
         for name in ("in_chan", "out_chan"):
             if self.number(name, bank) != bank:
                 raise self._fault(name, f"{bank}, the number of filters")
         # Of a mixture of speakers nobody knows who is who.
         stems = tuple(f"speaker{i + 1}" for i in range(min(self.number("n_src", None), 65)))
-        activations = {name: name for name in ("linear", "relu", "sigmoid", "tanh")}
+        activations = {n: n for n in ("linear", "relu", "leaky_relu", "gelu", "swish", "sigmoid", "tanh")}
         return {
             "stems": stems,
             "any_order": True,
@@ -312,6 +334,26 @@ class AsteroidFile:
     def _fault(self, name: str, expected: str) -> CheckpointError:
         came = str(self._arguments.get(name))[:60]
         return CheckpointError(f"{self._name} was built with {name} {came!r}; expected {expected}")
+
+
+NORM_PARTS = (
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    *((name, name) for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+)
+"""Their names and ours: of layer normalisations, and of batch normalisations, which are PyTorch's own."""
+_NORMS: Mapping[str, NormKind] = {
+    "gLN": "global",
+    "cLN": "channel",
+    "cgLN": "cumulative",
+    "fgLN": "feature",
+    "bN": "batch",
+    "GlobLN": "global",
+    "ChanLN": "channel",
+    "CumLN": "cumulative",
+    "FeatsGlobLN": "feature",
+    "BatchNorm": "batch",
+}
 
 
 def _serialized(file: CheckpointFile) -> str | None:

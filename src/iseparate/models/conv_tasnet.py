@@ -21,7 +21,7 @@ leaves silent. Global norms know of the whole segment, so songs run in segments 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from iseparate.errors import CheckpointError
 from iseparate.models._registry import register
 from iseparate.models._tasnet import (
     MUSIC,
+    NORM_PARTS,
     Activation,
     AsteroidFile,
     TasNet,
@@ -190,11 +191,14 @@ class DemucsCheckpoint:
             _BLOCK.sub(lambda m: f"block.{int(m[1]) * per_repeat + int(m[2])}.", name): tensor
             for name, tensor in theirs.items()
         }
+        causal = "block.0.3.net.4.weight" in renumbered
+        if causal:  # one more step after the depthwise convolution, which cuts off what looks ahead
+            renumbered = {_AFTER_THE_CUT.sub(lambda m: f"{m[1]}{int(m[2]) - 1}.", n): t for n, t in renumbered.items()}
         state = renamed("Conv-TasNet", renumbered, _DEMUCS, {})
         for name, tensor in state.items():
-            if "norm." in name:
+            if "norm." in name and tensor.ndim == 3:
                 state[name] = tensor.flatten()  # stored as [1, N, 1]
-        return _demucs_config(file, state, repeats, per_repeat), state
+        return _demucs_config(file, state, repeats, per_repeat, causal), state
 
 
 class AsteroidCheckpoint:
@@ -207,13 +211,15 @@ class AsteroidCheckpoint:
 
     def convert(self, files: Checkpoint) -> tuple[Config, dict[str, Tensor]]:
         file = AsteroidFile(files)
-        norm = file.word("norm_type", "gLN", _ASTEROID_NORMS)
+        norm, causal = file.norm(), file.flag("causal", False)
+        if causal and norm not in ("channel", "cumulative"):
+            norm = "channel"  # as the class puts right what it was asked for
         config: Config = refusing(
             Config,
             **file.settings(filters=512, mask="sigmoid"),
             bottleneck=file.number("bn_chan", 128),
             hidden=file.number("hid_chan", 512),
-            skip=file.number("skip_chan", 128, least=0),
+            skip=0 if file.is_none("skip_chan") else file.number("skip_chan", 128, least=0),
             kernel=file.number("conv_kernel_size", 3),
             blocks=file.number("n_blocks", 8),
             repeats=file.number("n_repeats", 3),
@@ -221,7 +227,7 @@ class AsteroidCheckpoint:
             first_norm=norm,
             bias=True,
             mask_prelu=True,
-            causal=file.flag("causal", False),
+            causal=causal,
             track_normalised=False,
         )
         last = config.repeats * config.blocks - 1
@@ -257,7 +263,7 @@ class ConvTasNet(TasNet):
 
 _FIRST_OF_A_BLOCK = re.compile(r"separator\.network\.2\.(\d{1,3})\.(\d{1,3})\.net\.0\.weight")
 _BLOCK = re.compile(r"separator\.network\.2\.(\d{1,3})\.(\d{1,3})\.net\.")
-_PARTS = (("gamma", "weight"), ("beta", "bias"))
+_AFTER_THE_CUT = re.compile(r"(block\.\d+\.3\.net\.)([2-4])\.")
 _DEMUCS = (
     (r"encoder\.conv1d_U\.weight", "encoder.weight"),
     (r"decoder\.basis_signals\.weight", "decoder.weight"),
@@ -268,9 +274,12 @@ _DEMUCS = (
     (r"block\.(\d+)\.3\.net\.0\.weight", r"separator.blocks.\1.depthwise.weight"),
     (r"block\.(\d+)\.3\.net\.1\.weight", r"separator.blocks.\1.second_prelu.weight"),
     (r"block\.(\d+)\.3\.net\.3\.weight", r"separator.blocks.\1.project.weight"),
-    *((rf"separator\.network\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in _PARTS),
-    *((rf"block\.(\d+)\.2\.{theirs}", rf"separator.blocks.\1.first_norm.{ours}") for theirs, ours in _PARTS),
-    *((rf"block\.(\d+)\.3\.net\.2\.{theirs}", rf"separator.blocks.\1.second_norm.{ours}") for theirs, ours in _PARTS),
+    *((rf"separator\.network\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in NORM_PARTS[:2]),
+    *((rf"block\.(\d+)\.2\.{theirs}", rf"separator.blocks.\1.first_norm.{ours}") for theirs, ours in NORM_PARTS),
+    *(
+        (rf"block\.(\d+)\.3\.net\.2\.{theirs}", rf"separator.blocks.\1.second_norm.{ours}")
+        for theirs, ours in NORM_PARTS
+    ),
 )
 _ASTEROID = (
     (r"encoder\.filterbank\._filters", "encoder.weight"),
@@ -284,14 +293,21 @@ _ASTEROID = (
     (r"masker\.TCN\.(\d+)\.shared_block\.4\.weight", r"separator.blocks.\1.second_prelu.weight"),
     (r"masker\.TCN\.(\d+)\.res_conv\.(\w+)", r"separator.blocks.\1.project.\2"),
     (r"masker\.TCN\.(\d+)\.skip_conv\.(\w+)", r"separator.blocks.\1.skip.\2"),
-    *((rf"masker\.bottleneck\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in _PARTS),
+    *((rf"masker\.bottleneck\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in NORM_PARTS),
     *(
         (rf"masker\.TCN\.(\d+)\.shared_block\.{place}\.{theirs}", rf"separator.blocks.\1.{norm}.{ours}")
         for place, norm in ((2, "first_norm"), (5, "second_norm"))
-        for theirs, ours in _PARTS
+        for theirs, ours in NORM_PARTS
     ),
 )
-_ASTEROID_NORMS: Mapping[str, NormKind] = {"gLN": "global", "cLN": "channel", "cgLN": "cumulative"}
+_DEMUCS_NORMS: Mapping[str, NormKind] = {"gLN": "global", "cLN": "channel", "id": "none"}
+"""Whatever else ``norm_type`` says stands for batch normalisation there."""
+_POSITIONAL_1 = ("N", "L", "B", "H", "P", "X", "R", "C", "audio_channels")
+_POSITIONAL_2 = (
+    *("sources", "N", "L", "B", "H", "P", "X", "R", "audio_channels"),
+    *("norm_type", "causal", "mask_nonlinear", "samplerate", "segment_length"),
+)
+"""The arguments of the reference's classes, in order."""
 
 
 def _prefix(file: CheckpointFile) -> str | None:
@@ -302,7 +318,9 @@ def _prefix(file: CheckpointFile) -> str | None:
     return next((p for p in ("", "state.", "3.") if all(p + mark in file.tensors for mark in marks)), None)
 
 
-def _demucs_config(file: CheckpointFile, state: Mapping[str, Tensor], repeats: int, blocks: int) -> Config:
+def _demucs_config(
+    file: CheckpointFile, state: Mapping[str, Tensor], repeats: int, blocks: int, causal: bool
+) -> Config:
     """The sizes, from the tensors; the rest from the arguments, where the file has them."""
     ranks = {"encoder.weight": 3, "separator.bottleneck.weight": 3, "separator.mask.weight": 3}
     ranks |= {"separator.blocks.0.expand.weight": 3, "separator.blocks.0.depthwise.weight": 3}
@@ -314,17 +332,15 @@ def _demucs_config(file: CheckpointFile, state: Mapping[str, Tensor], repeats: i
     filters, channels, length = state["encoder.weight"].shape
     count, rest = divmod(len(state["separator.mask.weight"]), filters)
     arguments = _arguments(file)
-    stems = arguments.get("sources", MUSIC)
+    stems = arguments.get("sources", MUSIC if count == len(MUSIC) else [f"stem {i + 1}" for i in range(min(count, 65))])
     if rest or not isinstance(stems, list | tuple) or len(stems) != count or not all(isinstance(s, str) for s in stems):
         raise CheckpointError(
             f"{file.name} makes {len(state['separator.mask.weight'])} masks of {filters} filters; expected one set per "
             f"stem of {str(stems)[:80]}"
         )
     kind = arguments.get("mask_nonlinear", "relu")
-    if arguments.get("norm_type", "gLN") != "gLN" or arguments.get("causal", False) or kind not in ("relu", "softmax"):
-        raise CheckpointError(
-            f"{file.name} is causal, or has norms or masks that no published Conv-TasNet for music has"
-        )
+    if kind not in ("relu", "softmax"):
+        raise CheckpointError(f"{file.name} has masks of {str(kind)[:40]!r}; expected relu or softmax")
     mask: Activation = kind
     settings: dict[str, Any] = {}
     rate, segment = arguments.get("samplerate", 44100), arguments.get("segment_length")
@@ -349,15 +365,33 @@ def _demucs_config(file: CheckpointFile, state: Mapping[str, Tensor], repeats: i
         blocks=blocks,
         repeats=repeats,
         mask=mask,
+        norm=_demucs_norm(state, arguments),
+        causal=causal,
         **settings,
     )
     return config
 
 
+def _demucs_norm(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> NormKind:
+    """Tensors tell batch normalisation, or none; which of the others it is, the arguments do."""
+    norm = "separator.blocks.0.first_norm."
+    if norm + "running_mean" in state:
+        return "batch"
+    if norm + "weight" not in state:
+        return "none"
+    return _DEMUCS_NORMS.get(str(arguments.get("norm_type", "gLN")), "batch")
+
+
 def _arguments(file: CheckpointFile) -> Mapping[str, Any]:
     """What the class was called with, by name; a bare state dict tells nothing."""
     content = file.metadata
-    said = content[2] if isinstance(content, tuple) and len(content) == 4 else None
-    if isinstance(content, dict):
-        said = content.get("kwargs")
-    return said if isinstance(said, dict) else {}
+    args: Any = ()
+    kwargs: Any = {}
+    names: Sequence[str] = _POSITIONAL_2
+    if isinstance(content, tuple | list) and len(content) == 4:
+        args, kwargs, names = content[1], content[2], _POSITIONAL_1
+    elif isinstance(content, dict) and "kwargs" in content:
+        args, kwargs = content.get("args", ()), content["kwargs"]
+    if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
+        raise CheckpointError(f"{file.name} has no arguments of a Conv-TasNet; it is damaged: fetch it again")
+    return {**dict(zip(names, args, strict=False)), **kwargs}

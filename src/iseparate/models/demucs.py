@@ -65,8 +65,10 @@ class Config:
     stride: int = 4
     context: int = 3
     """Frames that a decoder layer's first convolution sees."""
+    rewrite: bool = True
+    """The 1 x 1 and the context convolutions are there."""
     glu: bool = True
-    """Gates after the 1 x 1 and the context convolutions; else ReLU, and half as many outputs."""
+    """Gates after them; else ReLU, and half as many outputs."""
     lstm_layers: int = 2
     lstm_width: int | None = None
     """Of each direction; None: that of the innermost layer."""
@@ -107,9 +109,9 @@ class Config:
             )
         if not 1 <= len(self.widths) <= 12 or not all(1 <= width <= 1 << 15 for width in self.widths):
             raise ValueError(f"widths are {list(self.widths)}; expected 1 to 12 layers of 1 to 32768 channels")
-        if not 1 <= self.stride <= self.kernel_size <= 64 or self.kernel_size % self.stride:
+        if not 1 <= self.stride <= self.kernel_size <= 64:
             raise ValueError(
-                f"kernel_size is {self.kernel_size}, stride {self.stride}; expected up to 64, a multiple of the stride"
+                f"kernel_size is {self.kernel_size}, stride {self.stride}; expected 1 to 64, no less than the stride"
             )
         if self.stride ** len(self.widths) > 1 << 24:
             raise ValueError(f"{len(self.widths)} layers of stride {self.stride} leave nothing of a song; take fewer")
@@ -198,23 +200,29 @@ class Convolution(nn.Module):
 class TransposedConvolution(nn.Module):
     """``[B, T, in]`` -> ``[B, (T - 1) * stride + taps, out]``, as matrix products.
 
-    Weights ``[taps / stride, in, stride * out]``: the outputs of one input frame, `stride` samples at a time.
+    Weights ``[taps // stride, in, stride * out]``: the outputs of one input frame, `stride` samples at a time; in
+    `rest` those of the samples that are left, ``[in, (taps % stride) * out]``.
     """
 
     def __init__(self, inputs: int, outputs: int, taps: int, stride: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(taps // stride, inputs, stride * outputs))
+        whole, rest = divmod(taps, stride)
+        self.taps, self._stride = taps, stride
+        self.weight = nn.Parameter(torch.empty(whole, inputs, stride * outputs))
+        self.rest = nn.Parameter(torch.empty(inputs, rest * outputs)) if rest else None
         self.bias = nn.Parameter(torch.empty(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, frames, _ = x.shape
         outputs = self.bias.shape[0]
-        pieces = self.weight.to(x.dtype)  # in half precision, in-place products do not cast
-        bias = self.bias.to(x.dtype).repeat(pieces.shape[2] // outputs)
+        pieces = list(self.weight.to(x.dtype))  # in half precision, in-place products do not cast
+        if self.rest is not None:
+            pieces.append(self.rest.to(x.dtype))
+        bias = self.bias.to(x.dtype).repeat(self._stride)
         total = bias.expand(batch, frames + len(pieces) - 1, -1).contiguous()
         for i, piece in enumerate(pieces):
-            total[:, i : i + frames].baddbmm_(x, piece.expand(batch, -1, -1))
-        return total.view(batch, -1, outputs)
+            total[:, i : i + frames, : piece.shape[1]].baddbmm_(x, piece.expand(batch, -1, -1))
+        return total.view(batch, -1, outputs)[:, : (frames - 1) * self._stride + self.taps]
 
 
 def _gate(glu: bool) -> nn.Module:
@@ -227,12 +235,12 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: Config, inputs: int, width: int):
         super().__init__()
         self.conv = Convolution(inputs, width, config.kernel_size, 1 if config.interpolate else config.stride)
-        self.rewrite = nn.Linear(width, width * (1 + config.glu))
+        self.rewrite = nn.Linear(width, width * (1 + config.glu)) if config.rewrite else None
         self.gate = _gate(config.glu)
 
     def forward(self, x: Tensor) -> Tensor:
-        gated: Tensor = self.gate(self.rewrite(F.relu_(self.conv(x))))
-        return gated
+        x = F.relu_(self.conv(x))
+        return x if self.rewrite is None else self.gate(self.rewrite(x))
 
 
 class DecoderLayer(nn.Module):
@@ -240,7 +248,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: Config, width: int, outputs: int, outermost: bool):
         super().__init__()
-        self.rewrite = Convolution(width, width * (1 + config.glu), config.context)
+        self.rewrite = Convolution(width, width * (1 + config.glu), config.context) if config.rewrite else None
         self.gate = _gate(config.glu)
         if config.interpolate:
             self.conv: nn.Module = Convolution(width, outputs, config.kernel_size)
@@ -249,7 +257,7 @@ class DecoderLayer(nn.Module):
         self._outermost = outermost
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.gate(self.rewrite(x)))
+        x = self.conv(x if self.rewrite is None else self.gate(self.rewrite(x)))
         return x if self._outermost else F.relu_(x)
 
 
@@ -295,17 +303,17 @@ class Network(nn.Module):
 
     def _initialise(self, deviation: float) -> None:
         """PyTorch's own bounds for convolutions, then half way to `deviation`, weights and biases alike."""
-        scaled = [part for layer in (*self.encoder, *self.decoder) for part in (layer.conv, layer.rewrite)]
-        for part in (*scaled, *([self.final] if self.final is not None else [])):
-            if isinstance(part, TransposedConvolution):  # PyTorch counts outputs there
-                fan = part.weight.shape[0] * part.weight.shape[2]
-            else:
-                fan = part.weight[0].numel()
+        parts = [part for layer in (*self.encoder, *self.decoder) for part in (layer.conv, layer.rewrite)]
+        for part in (*parts, self.final):
+            if part is None:
+                continue
+            transposed = isinstance(part, TransposedConvolution)  # of which PyTorch counts the outputs
+            fan = part.taps * part.bias.shape[0] if transposed else part.weight[0].numel()
             bound = fan**-0.5
             if deviation:
                 bound = math.sqrt(bound * math.sqrt(3) * deviation)  # evenly distributed in ±b, the deviation is b / √3
-            nn.init.uniform_(part.weight, -bound, bound)
-            nn.init.uniform_(part.bias, -bound, bound)
+            for parameter in part.parameters():
+                nn.init.uniform_(parameter, -bound, bound)
 
 
 def _middle(x: Tensor, length: int, dim: int = 1) -> Tensor:
@@ -332,7 +340,7 @@ PUBLISHED = {
 _OURS = (
     (r"encoder\.(\d+)\.0\.", r"encoder.\1.conv."),
     (r"encoder\.(\d+)\.2\.", r"encoder.\1.rewrite."),
-    (r"decoder\.(\d+)\.0\.", r"decoder.\1.rewrite."),
+    (r"decoder\.(\d+)\.0\.", r"decoder.\1.rewrite."),  # or conv, where it has no 2
     (r"decoder\.(\d+)\.2\.", r"decoder.\1.conv."),
     (r"lstm\.lstm\.", "lstm."),
     (r"lstm\.linear\.", "projection."),
@@ -350,7 +358,7 @@ _THEIRS = re.compile(
     r"(encoder|decoder)\.\d{1,2}\.[02]\.(weight|bias)"
     r"|lstm\.lstm\.(weight|bias)_(ih|hh)_l\d(_reverse)?|lstm\.linear\.(weight|bias)|final\.(weight|bias)"
 )
-_MARKS = frozenset({"encoder.0.0.weight", "encoder.0.2.weight", "decoder.0.0.weight", "decoder.0.2.weight"})
+_MARKS = frozenset({"encoder.0.0.weight", "decoder.0.0.weight"})
 
 
 class Version1:
@@ -409,6 +417,7 @@ class Version2State:
             file is not None
             and len(files) == 1
             and set(file.tensors) >= _MARKS
+            and ("encoder.0.2.weight" in file.tensors) == ("decoder.0.2.weight" in file.tensors)
             and all(map(_THEIRS.fullmatch, file.tensors))
         )
 
@@ -613,10 +622,6 @@ def _arguments(file: CheckpointFile, args: Any, kwargs: Any, names: Sequence[str
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
         raise CheckpointError(f"{file.name} has no arguments of a Demucs; it is damaged: fetch it again")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    if given.get("rewrite") is False:
-        raise CheckpointError(
-            f"{file.name} is an ablation without 1 x 1 convolutions (rewrite), which is not read here"
-        )
     said: dict[str, Any] = {}
     sources = given.get("sources")
     if isinstance(sources, tuple | list):
@@ -632,7 +637,7 @@ def _arguments(file: CheckpointFile, args: Any, kwargs: Any, names: Sequence[str
     said |= {ours: given[theirs] for theirs, ours in plain.items() if given.get(theirs) is not None}
     if "normalize" in given:
         said["normalise"] = "mono" if given["normalize"] else "none"
-    if "segment_length" in given:  # the reference keeps four times what it trained on
+    if given.get("segment_length") is not None:  # the reference keeps four times what it trained on
         said["segment_seconds"] = (
             _number(file, given["segment_length"]) / 4 / _number(file, given.get("samplerate", 44100))
         )
@@ -641,7 +646,7 @@ def _arguments(file: CheckpointFile, args: Any, kwargs: Any, names: Sequence[str
         widths.append(width)
         width = min(1 << 20, int(_number(file, given.get("growth", 2.0)) * width))
     said["widths"] = tuple(widths)
-    said |= {key: given[key] for key in ("glu", "context", "kernel_size", "lstm_layers") if key in given}
+    said |= {key: given[key] for key in ("rewrite", "glu", "context", "kernel_size", "lstm_layers") if key in given}
     return said
 
 
@@ -658,7 +663,7 @@ def _config(file: CheckpointFile, **values: Any) -> Config:
             if type(value := values.get(key, 1)) not in (int, float) or value != int(value):
                 raise ValueError(f"{key} is {str(value)[:40]!r}")
             values |= {key: int(value)} if key in values else {}
-        for key in ("resample", "interpolate", "glu"):
+        for key in ("resample", "interpolate", "rewrite", "glu"):
             if key in values and type(values[key]) is not bool:
                 raise ValueError(f"{key} is {str(values[key])[:40]!r}")
         if "stems" in values and not all(
@@ -677,10 +682,10 @@ def _converted(
     if strangers := [name for name in state if not _THEIRS.fullmatch(name)]:
         raise CheckpointError(f"{file.name} holds a tensor that Demucs has not: {strangers[0][:80]}")
     depth = 1 + max((int(n.split(".")[1]) for n in state if n.startswith("encoder.")), default=-1)
-    first, gate = _shape(file, state, "encoder.0.0.weight"), _shape(file, state, "encoder.0.2.weight")
+    first, rewrite = _shape(file, state, "encoder.0.0.weight"), "encoder.0.2.weight" in state
     widths = tuple(_shape(file, state, f"encoder.{i}.0.weight")[0] for i in range(depth))
     interpolates = "final.weight" in state
-    last = "final.weight" if interpolates else f"decoder.{depth - 1}.2.weight"
+    last = "final.weight" if interpolates else f"decoder.{depth - 1}.{2 if rewrite else 0}.weight"
     outputs = _shape(file, state, last)[0 if interpolates else 1]
     lstm = [name for name in state if re.fullmatch(r"lstm\.lstm\.weight_hh_l\d", name)]
     values = {
@@ -688,12 +693,14 @@ def _converted(
         "channels": first[1],
         "widths": widths,
         "kernel_size": first[2],
-        "context": _shape(file, state, "decoder.0.0.weight")[2],
-        "glu": gate[0] != widths[0],
+        "rewrite": rewrite,
         "interpolate": interpolates,
         "lstm_layers": len(lstm),
         **fixed,
     }
+    if rewrite:
+        values["context"] = _shape(file, state, "decoder.0.0.weight")[2]
+        values["glu"] = _shape(file, state, "encoder.0.2.weight")[0] != widths[0]
     if lstm and (width := _shape(file, state, lstm[0], 2)[1]) != widths[-1]:
         values["lstm_width"] = width
     values.setdefault("stems", STEMS if outputs == 4 * first[1] else _numbered(file, outputs, first[1]))
@@ -722,15 +729,18 @@ def _translated(name: str, table: Sequence[tuple[str, str]]) -> str:
 
 def _renamed(file: CheckpointFile, state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """The reference's tensors under our names, their axes in our order."""
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         name = _translated(theirs, _OURS)
+        if not config.rewrite and name.startswith("decoder"):
+            name = name.replace("rewrite", "conv")
         is_convolution = name.endswith(("conv.weight", "rewrite.weight", "final.weight"))
-        renamed[f"network.{name}"] = _turned(file, theirs, name, tensor, config) if is_convolution else tensor
+        turned = _turned(file, theirs, name, tensor, config) if is_convolution else {name: tensor}
+        renamed |= {f"network.{ours}": part for ours, part in turned.items()}
     return renamed
 
 
-def _turned(file: CheckpointFile, theirs: str, name: str, tensor: Tensor, config: Config) -> Tensor:
+def _turned(file: CheckpointFile, theirs: str, name: str, tensor: Tensor, config: Config) -> dict[str, Tensor]:
     """Weights of a convolution, which PyTorch keeps as ``[out, in, taps]``, or ``[in, out, taps]`` if transposed."""
     single = name.startswith("final") or (name.startswith("encoder") and "rewrite" in name)
     transposed = name.startswith("decoder") and "conv" in name and not config.interpolate
@@ -739,11 +749,13 @@ def _turned(file: CheckpointFile, theirs: str, name: str, tensor: Tensor, config
     if taps != expected:
         raise CheckpointError(f"{file.name}: {theirs} has {taps} taps where {expected} were expected")
     if single:
-        return tensor[:, :, 0].contiguous()
+        return {name: tensor[:, :, 0].contiguous()}
     if transposed:
-        pieces = tensor.reshape(*tensor.shape[:2], -1, config.stride)
-        return pieces.permute(2, 0, 3, 1).flatten(2)
-    return tensor.transpose(1, 2).contiguous()
+        whole, rest = torch.split(tensor, [taps - taps % config.stride, taps % config.stride], 2)
+        pieces = whole.reshape(*tensor.shape[:2], -1, config.stride)
+        ours = {name: pieces.permute(2, 0, 3, 1).flatten(2)}
+        return ours | ({f"{name[:-6]}rest": rest.transpose(1, 2).flatten(1)} if rest.numel() else {})
+    return {name: tensor.transpose(1, 2).contiguous()}
 
 
 def _unquantised(
@@ -792,13 +804,16 @@ def _reference_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     outputs = (len(config.stems) * config.channels, *config.widths[:-1])
     for i, (before, width) in enumerate(zip(inputs, config.widths, strict=True)):
         shapes |= {f"encoder.{i}.0.weight": (width, before, config.kernel_size), f"encoder.{i}.0.bias": (width,)}
-        shapes |= {f"encoder.{i}.2.weight": (rows * width, width, 1), f"encoder.{i}.2.bias": (rows * width,)}
+        if config.rewrite:
+            shapes |= {f"encoder.{i}.2.weight": (rows * width, width, 1), f"encoder.{i}.2.bias": (rows * width,)}
     for i, (after, width) in enumerate(zip(outputs[::-1], config.widths[::-1], strict=True)):
-        shapes |= {
-            f"decoder.{i}.0.weight": (rows * width, width, config.context),
-            f"decoder.{i}.0.bias": (rows * width,),
-        }
-        shapes |= {f"decoder.{i}.2.weight": (width, after, config.kernel_size), f"decoder.{i}.2.bias": (after,)}
+        if config.rewrite:
+            shapes |= {
+                f"decoder.{i}.0.weight": (rows * width, width, config.context),
+                f"decoder.{i}.0.bias": (rows * width,),
+            }
+        conv = f"decoder.{i}.{2 if config.rewrite else 0}"
+        shapes |= {f"{conv}.weight": (width, after, config.kernel_size), f"{conv}.bias": (after,)}
     width = config.widths[-1]
     hidden = config.lstm_width or width
     for layer in range(config.lstm_layers):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 
 from iseparate.models._registry import register
 from iseparate.models._tasnet import (
+    NORM_PARTS,
     Activation,
     AsteroidFile,
     TasNet,
@@ -54,14 +56,16 @@ class Config(TasNetConfig):
     mask: Activation = "sigmoid"
     bottleneck: int = 64
     hidden: int = 128
-    """Cells of each LSTM and direction."""
+    """Cells of each recurrent layer and direction."""
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    """Of which kind they are; ``rnn`` has no gates, and tanh."""
     chunk_frames: int = 210
     chunk_hop_frames: int = 105
     repeats: int = 6
     layers: int = 1
-    """Of each LSTM."""
+    """Of each recurrent network."""
     dropout: float = 0.0
-    """Between the layers of an LSTM, in training."""
+    """Between its layers, in training."""
     norm: NormKind = "global"
     bidirectional: bool = True
     """Across chunks; within chunks it always is."""
@@ -72,9 +76,10 @@ class Config(TasNetConfig):
         self._bound("bottleneck", "hidden", "chunk_frames")
         self._bound("repeats", "layers", most=64)
         self._bound("chunk_hop_frames", most=self.chunk_frames)
-        if self.norm == "cumulative" or not 0 <= self.dropout < 1:
+        if self.norm in ("cumulative", "none") or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"norm is {self.norm}, dropout {self.dropout}; expected global or channel, and a share in [0, 1)"
+                f"norm is {self.norm}, dropout {self.dropout}; expected global, channel, feature or batch, and a share "
+                "in [0, 1)"
             )
 
     @classmethod
@@ -91,6 +96,9 @@ class Config(TasNetConfig):
         )
 
 
+_CELLS: dict[str, type[nn.LSTM | nn.GRU | nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
 class Path(nn.Module):
     """One recurrent layer and what follows it: ``[B, chunks, chunk, features]`` -> the same, the input added.
 
@@ -102,9 +110,9 @@ class Path(nn.Module):
     def __init__(self, config: Config, across: bool):
         super().__init__()
         features, both = config.bottleneck, not across or config.bidirectional
-        self._across, self._per_frame = across, config.norm == "channel"
+        self._across, self._kind = across, config.norm
         self.rnn, self.second_rnn = (
-            nn.LSTM(
+            _CELLS[config.cell](
                 features,
                 config.hidden,
                 config.layers,
@@ -139,10 +147,13 @@ class Path(nn.Module):
 
     def _normed(self, y: Tensor) -> Tensor:
         """The norm of ``[B, ..., features]``."""
+        if self._kind in ("feature", "batch"):
+            turned: Tensor = self.norm(y.flatten(1, 2).mT)
+            return turned.mT.view(y.shape)
         weight, bias = self.norm.weight, self.norm.bias
         assert isinstance(weight, Tensor)
         assert isinstance(bias, Tensor)
-        if self._per_frame:
+        if self._kind == "channel":
             return F.layer_norm(y, y.shape[-1:], weight, bias, EPSILON)
         normed = F.group_norm(y.reshape(len(y), 1, -1), 1, eps=EPSILON).view(y.shape)
         return torch.addcmul(bias, normed, weight)
@@ -200,18 +211,21 @@ class AsteroidCheckpoint:
 
     def convert(self, files: Checkpoint) -> tuple[Config, dict[str, Tensor]]:
         file = AsteroidFile(files)
-        file.word("rnn_type", "LSTM", {"LSTM": True, "lstm": True})
-        chunk = file.number("chunk_size", 100)
+        cell = file.word("rnn_type", "LSTM", {word: cell for cell in _CELLS for word in (cell.upper(), cell)})
+        chunk, settings = file.number("chunk_size", 100), file.settings(filters=64, mask="sigmoid")
+        if settings["mask"] == "softmax":
+            settings["mask"] = "softmax_filters"  # it makes masks before it tells the stems apart
         config: Config = refusing(
             Config,
-            **file.settings(filters=64, mask="sigmoid"),
+            **settings,
+            cell=cell,
             bottleneck=file.number("bn_chan", 128),
             hidden=file.number("hid_size", 128),
             chunk_frames=chunk,
             chunk_hop_frames=file.number("hop_size", max(1, chunk // 2)),
             repeats=file.number("n_repeats", 6),
             layers=file.number("num_layers", 1),
-            norm=file.word("norm_type", "gLN", {"gLN": "global", "cLN": "channel"}),
+            norm=file.norm(),
             bidirectional=file.flag("bidirectional", True),
             mulcat=file.flag("use_mulcat", False),
         )
@@ -247,7 +261,6 @@ class Dprnn(TasNet):
 
 # Reading checkpoints.
 
-_PARTS = (("gamma", "weight"), ("beta", "bias"))
 _PATH = re.compile(r"masker\.net\.(\d{1,3})\.(intra|inter)_")
 _ASTEROID = (
     (r"encoder\.filterbank\._filters", "encoder.weight"),
@@ -258,9 +271,9 @@ _ASTEROID = (
     (r"masker\.net_out\.0\.(\w+)", r"separator.gated.\1"),
     (r"masker\.net_gate\.0\.(\w+)", r"separator.gate.\1"),
     (r"masker\.mask_net\.weight", "separator.mask.weight"),
-    *((rf"masker\.bottleneck\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in _PARTS),
+    *((rf"masker\.bottleneck\.0\.{theirs}", f"separator.norm.{ours}") for theirs, ours in NORM_PARTS),
     (r"path\.(\d+)\.RNN\.rnn1?\.(\w+)", r"separator.paths.\1.rnn.\2"),
     (r"path\.(\d+)\.RNN\.rnn2\.(\w+)", r"separator.paths.\1.second_rnn.\2"),
     (r"path\.(\d+)\.linear\.(\w+)", r"separator.paths.\1.linear.\2"),
-    *((rf"path\.(\d+)\.norm\.{theirs}", rf"separator.paths.\1.norm.{ours}") for theirs, ours in _PARTS),
+    *((rf"path\.(\d+)\.norm\.{theirs}", rf"separator.paths.\1.norm.{ours}") for theirs, ours in NORM_PARTS),
 )

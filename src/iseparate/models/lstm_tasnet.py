@@ -130,6 +130,7 @@ class AsteroidCheckpoint:
         if settings["mask"] == "softmax":
             raise CheckpointError("asteroid's softmax masks of this model share along time by mistake; not read here")
         both = file.flag("bidirectional", True)
+        # rnn_type is not asked: whatever it says, its cells are of the LSTM.
         config: Config = refusing(
             Config,
             **settings,

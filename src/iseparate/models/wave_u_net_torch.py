@@ -310,7 +310,8 @@ class TorchCheckpoint:
     """The reference's files: a state dict beside the optimizer's, without the hyper-parameters.
 
     They follow from names and shapes, the stride from the low-pass filters. Where resampling is learned, nothing tells
-    the stride: it is taken for the reference's default, 4; so are `sample_rate` and `target_samples` always.
+    the stride: it is taken for the reference's default, 4; so are `sample_rate` and `target_samples` always. Nor does
+    a network for all stems tell their names: four are those of MUSDB18, others have numbers.
     """
 
     name = "Wave-U-Net PyTorch checkpoint"
@@ -493,15 +494,17 @@ def _config_of(file: CheckpointFile, networks: Mapping[str, Mapping[str, Tensor]
     normalisation: Normalisation = (
         "batch" if norm + "running_mean" in first else "group" if norm + "weight" in first else "none"
     )
-    if shared and outputs != channels * len(STEMS):
-        raise CheckpointError(
-            f"{file.name} has one network with {outputs} outputs; expected {channels} for each of {', '.join(STEMS)}"
-        )
+    stems = tuple(sorted(networks, key=lambda s: STEMS.index(s) if s in STEMS else len(STEMS)))
+    if shared:
+        count, over = divmod(outputs, channels)
+        if over or count > 64:
+            raise CheckpointError(
+                f"{file.name} has one network with {outputs} outputs; expected {channels} for each of up to 64 stems"
+            )
+        stems = STEMS if count == len(STEMS) else tuple(f"stem {i + 1}" for i in range(count))
     try:
         return Config(
-            stems=STEMS
-            if shared
-            else tuple(sorted(networks, key=lambda s: STEMS.index(s) if s in STEMS else len(STEMS))),
+            stems=stems,
             channels=channels,
             widths=widths,
             kernel=kernel,

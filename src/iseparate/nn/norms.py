@@ -1,7 +1,8 @@
-"""Layer normalisations of the TasNet family, over ``[B, C, frames]``.
+"""Normalisations of the TasNet family, over ``[B, C, frames]``.
 
-The global one (gLN) is ``torch.nn.GroupNorm(1, channels, EPSILON)``, which `layer_norm` makes.
-Source: Luo, Mesgarani, "Conv-TasNet", TASLP 2019, section II-C.
+The global one (gLN) is ``torch.nn.GroupNorm(1, channels, EPSILON)``, that of each channel (asteroid's fgLN) the same
+with as many groups as channels; `layer_norm` makes them.
+Source: Luo, Mesgarani, "Conv-TasNet", TASLP 2019, section II-C; ``asteroid/masknn/norms.py`` (0.7.0).
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ from torch import Tensor, nn
 EPSILON = 1e-8
 """Added to variances, in all published code of the family."""
 
-NormKind = Literal["global", "channel", "cumulative"]
-"""Statistics of all channels and frames, of each frame by itself, or of each frame and all before it."""
+NormKind = Literal["global", "channel", "cumulative", "feature", "batch", "none"]
+"""Statistics of all channels and frames, of each frame by itself, of each frame and all before it, of each channel by
+itself, or of each channel in training; ``none`` leaves all as it is."""
 
 
 def layer_norm(kind: NormKind, channels: int) -> nn.Module:
     """A normalisation with a gain (`weight`) and shift (`bias`) per channel, ``[B, C, frames]`` -> the same."""
-    if kind == "global":
-        return nn.GroupNorm(1, channels, EPSILON)
-    return ChannelNorm(channels) if kind == "channel" else CumulativeNorm(channels)
+    match kind:
+        case "global" | "feature":
+            return nn.GroupNorm(1 if kind == "global" else channels, channels, EPSILON)
+        case "channel":
+            return ChannelNorm(channels)
+        case "cumulative":
+            return CumulativeNorm(channels)
+        case "batch":
+            return nn.BatchNorm1d(channels)
+        case "none":
+            return nn.Identity()
 
 
 class _Affine(nn.Module):
