@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Music source separation: a song goes in, its stems come out.\n\n"
-    "[bold]iseparate song.mp3[/bold] writes separated/spleeter-2stems/song/vocals.wav and accompaniment.wav.",
+    "[bold]iseparate song.mp3[/bold] writes vocals, drums, bass and other into separated/band-4stems/song/.",
     epilog="Exit status: 0 all done, 1 some input failed (the others are done), 2 usage.",
 )
 app.command()(separate)

@@ -38,7 +38,7 @@ def doctor(
         Path | None,
         typer.Argument(readable=False, help="Predict time, memory and disk for this song.", show_default=False),
     ] = None,
-    name: Model = "spleeter-2stems",
+    name: Model = "band-4stems",
     device: Device = "auto",
     precision: PrecisionOption = Precision.auto,
     backend: BackendOption = Runtime.auto,

@@ -42,7 +42,7 @@ _CHOICE, _FILES, _PART = "Which stems", "Files", "Part of a song"
 
 def separate(
     songs: Songs,
-    name: Model = "spleeter-2stems",
+    name: Model = "band-4stems",
     out_dir: OutDir = Path("separated"),
     stems: Annotated[
         str | None,

@@ -31,7 +31,7 @@ from iseparate.weights.load import ReadyModel, load_ready
 from iseparate.weights.source import Progress as DownloadProgress
 from iseparate.weights.store import Store
 
-DEFAULT_MODEL = "spleeter-2stems"
+DEFAULT_MODEL = "band-4stems"
 MAX_SHIFT_SECONDS = 0.5
 MAX_SHIFTS = 100
 

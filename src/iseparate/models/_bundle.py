@@ -50,7 +50,8 @@ class Config:
     parts: tuple[Part, ...]
     hands_on: tuple[str, ...] = ("accompaniment",)
     """The stem that each part but the last leaves to the next; it is no stem of the whole."""
-    segment_seconds: float = 23.5
+    segment_seconds: float = 11.79
+    """Just what Spleeter makes one patch of, with the frame before it: more takes memory, less takes time."""
     overlap: float = 0.125
 
     def __post_init__(self) -> None:
