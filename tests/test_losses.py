@@ -226,7 +226,7 @@ class TestMetaTasNet:
         assert torch.isfinite(latents.grad).all()
 
 
-WHOLE = ("multi_domain", "multi_resolution", "meta_tasnet")
+WHOLE = ("multi_domain", "multi_resolution", "relative_error", "meta_tasnet")
 
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name not in WHOLE])
@@ -245,6 +245,15 @@ def test_gradients_of_all_domains_on_silence_are_numbers():
         "loss"
     ].backward()
     assert torch.isfinite(estimates.grad).all()
+
+
+def test_gradients_of_shares_on_silence_are_numbers():
+    silence = torch.zeros(2, 3, 2, 4, 8)
+    shares = torch.full_like(silence, 1 / 3).requires_grad_()
+    loss = CRITERIA["relative_error"]().of_shares(shares, silence[:, 0], silence, silence)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(shares.grad).all()
 
 
 def test_gradients_of_several_resolutions_on_silence_are_numbers():
