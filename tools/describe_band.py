@@ -65,11 +65,8 @@ def sounds(folder: Path) -> list[str]:
     songs = facts["songs"]
     genres = Counter(song["genre"] for song in songs)
     used = Counter(sound["name"] for song in songs for sound in song["sounds"])
-    codecs = Counter(str(song.get("codec", "")) or "none" for song in songs)
     hours = sum(song["seconds"] for song in songs) / 3600
     lines = [f"{len(songs)} songs, {hours:.2f} hours: " + ", ".join(f"{n} {g}" for g, n in genres.most_common()) + "."]
-    if set(codecs) != {"none"}:
-        lines.append("Codecs: " + ", ".join(f"{name} {count}" for name, count in codecs.most_common()) + ".")
     lines += ["", "| sounds | songs |", "| --- | --- |"]
     return lines + [f"| {name} | {count} |" for name, count in used.most_common()]
 

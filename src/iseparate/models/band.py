@@ -279,15 +279,13 @@ class Band(SeparationModel):
         self.config = config
         self.masks = Masks(config)
         self.register_buffer("window", hann(config.frame_samples), persistent=False)
-        grid = config.frame_multiple * config.hop_samples
         self.spec = ModelSpec(
             stems=config.stems,
             sample_rate=config.sample_rate,
             channels=2,
             default_segment_seconds=23.5,
-            # Short segments end with the song. A stretch is scaled by its own level, so its length matters.
             start_grid_samples=config.hop_samples,
-            default_overlap=min(0.125, 1 - config.hop_samples / grid),
+            default_overlap=0.125,
             couples=(config.stems,),
             mixture_consistent=True,
             silence_to_silence=True,
