@@ -29,6 +29,7 @@ from iseparate.weights.store import Store
 
 HERE = Path(__file__).resolve().parent
 RATE_HZ = 44100
+PEER = "Spleeter 2.4.2, TensorFlow 2.12.1"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def commands(folder: Path) -> dict[str, list[str] | None]:
     return {
         "iseparate, default": ours("spleeter-2stems", folder),
         "iseparate, official setting": ours("spleeter-2stems-official", folder),
-        "Spleeter 2.4.2, TensorFlow 2.12.1": runner if peer.exists() else None,
+        PEER: runner if peer.exists() else None,
     }
 
 

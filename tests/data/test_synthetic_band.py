@@ -108,6 +108,18 @@ def test_facts_are_plain_and_name_the_licences():
     assert all(sound["licence"] for sound in facts["sounds"])
 
 
+def test_a_dry_song_has_the_same_notes_without_effects_and_codec():
+    wet, dry = song(7), render(7, SECONDS, dry=True)
+    assert wet.facts["codec"] is not None
+    assert dict(dry.facts) == {**wet.facts, "dry": True, "codec": None}
+    assert np.array_equal(dry.mixture, sum(stem.astype(np.float64) for stem in dry.stems.values()))
+    for stem in STEMS:
+        assert np.any(dry.stems[stem]) == np.any(wet.stems[stem])
+    # Sound that effects have changed is still much the same sound.
+    likeness = np.corrcoef(wet.mixture.ravel(), dry.mixture.ravel())[0, 1]
+    assert 0.3 < likeness < 0.98
+
+
 def test_what_is_said_to_sound_does_sound():
     for seed in SEEDS:
         loud = [stem for stem, samples in song(seed).stems.items() if np.any(samples)]

@@ -53,6 +53,25 @@ def test_compressor_narrows_the_range():
     assert after < before - 3.0
 
 
+def test_a_dry_desk_leaves_sounds_alone_and_draws_all_the_same():
+    sound = tone(300.0)
+    wet_rng, dry_rng = stream(2, "desk"), stream(2, "desk")
+    for effect in (
+        lambda rng: mixing.equalise(sound, rng, 3.0),
+        lambda rng: mixing.compress(sound, rng, chance_of=1.0),
+        lambda rng: mixing.chorus(sound, rng),
+        lambda rng: sound + mixing.echo(sound, rng, 0.1),
+        lambda rng: sound + mixing.reverb(sound, rng, (0.3, 0.3)),
+    ):
+        wet = effect(wet_rng)
+        with mixing.desk(dry=True):
+            dry = effect(dry_rng)
+        assert np.array_equal(dry, sound)
+        assert not np.array_equal(wet, sound)
+        assert wet_rng.random() == dry_rng.random()
+    assert not mixing.is_dry()
+
+
 def test_reverb_lasts_and_falls():
     click = np.zeros((2, 2 * RATE), dtype=np.float32)
     click[:, 100] = 1.0

@@ -162,10 +162,10 @@ def test_words_that_are_no_hours_at_seed(words, tmp_path, monkeypatch):
         rendered_once(words)
 
 
-def test_a_folder_from_before_sampled_sounds_is_gone_on_with(tmp_path):
+def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(tmp_path):
     render_folder(tmp_path, THREE_SONGS / 3, SHORT)
     facts = json.loads((tmp_path / "band.json").read_text())
-    del facts["settings"]["sounds"]
+    del facts["settings"]["sounds"], facts["settings"]["dry"]
     (tmp_path / "band.json").write_text(json.dumps(facts))
     assert render_folder(tmp_path, THREE_SONGS / 3, SHORT).fresh == 0
 

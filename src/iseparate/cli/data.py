@@ -17,7 +17,7 @@ from iseparate.cli.console import err, fail, note, out, plain
 from iseparate.cli.prepare import prepare
 from iseparate.cli.sounds import sounds
 from iseparate.cli.strip import strip
-from iseparate.cli.synthesize import synthesize
+from iseparate.cli.synthesize import rendering, synthesize
 from iseparate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def check(
     from iseparate.data import open_dataset
     from iseparate.data.check import check_dataset
 
-    dataset = open_dataset(spec, subset)
+    with rendering() as progress:
+        dataset = open_dataset(spec, subset, progress=progress)
     with _track_bar("checking", len(dataset.tracks)) as progress:
         report = check_dataset(dataset, jobs=jobs, residual_limit_db=residual, progress=progress)
     if as_json:
@@ -109,7 +110,8 @@ def manifest(
         raise UsageError(
             f"the manifest {verify} is of {expected.subset or 'all subsets'}, not of {subset}; leave --subset out"
         )
-    dataset = open_dataset(spec, expected.subset if expected else subset)
+    with rendering() as progress:
+        dataset = open_dataset(spec, expected.subset if expected else subset, progress=progress)
     with _track_bar("hashing", len(dataset.tracks)) as progress:
         found = make_manifest(dataset, jobs=jobs, progress=progress)
     if expected:

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from iseparate.cli.console import err, fail, megabytes, note, out, plain
+from iseparate.cli.synthesize import rendering
 
 
 class SampleFormat(StrEnum):
@@ -54,7 +55,8 @@ def prepare(
     from iseparate.data import open_dataset
     from iseparate.data import prepare as preparing
 
-    dataset = open_dataset(spec, subset)
+    with rendering() as progress:
+        dataset = open_dataset(spec, subset, progress=progress)
     with _bytes_bar() as progress:
         result = preparing.prepare(
             dataset,

@@ -9,7 +9,7 @@ import typer
 
 from iseparate.cli.console import note, out, plain
 from iseparate.cli.options import complete_model, open_separator
-from iseparate.cli.synthesize import song_bar
+from iseparate.cli.synthesize import rendering, song_bar
 from iseparate.errors import UnknownStemError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def strip(
     from iseparate.data import open_dataset
     from iseparate.data.strip import strip as strip_all
 
-    dataset = open_dataset(spec)
+    with rendering() as progress:
+        dataset = open_dataset(spec, progress=progress)
     with open_separator(name) as separator:
         if stem not in separator.stems:
             raise UnknownStemError(f"{name} has no stem {stem!r}, it has {', '.join(separator.stems)}")

@@ -49,6 +49,10 @@ def synthesize(
             help="own, or installed: about half of the parts on sampled sounds (`iseparate data sounds`).",
         ),
     ] = Sounds.own,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry", metavar="", help="Without effects, rooms and codecs: to learn what these are worth."),
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; the songs do not change.")] = 1,
 ) -> None:
     """Render songs with their stems by rule, for training and tests: then use [bold]synthetic:DIR[/bold].
@@ -59,7 +63,7 @@ def synthesize(
 
     asked = tuple(name.strip() for name in stems.split(",") if name.strip())
     settings = BandSettings(
-        seed, asked, song_seconds, format_.value, sounds=_sampled() if sounds == "installed" else ()
+        seed, asked, song_seconds, format_.value, sounds=_sampled() if sounds == "installed" else (), dry=dry
     )
     with song_bar("rendering") as progress:
         result = render_folder(out_folder, hours, settings, jobs, progress)

@@ -56,11 +56,14 @@ def render_song(seed: int, seconds: float, stems: Sequence[str] = STEMS) -> dict
     return dict(render(seed, seconds, stems).stems)
 
 
-def render(seed: int, seconds: float, stems: Sequence[str] = STEMS, sounds: Sequence[SoundSource] = ()) -> RenderedSong:
+def render(
+    seed: int, seconds: float, stems: Sequence[str] = STEMS, sounds: Sequence[SoundSource] = (), dry: bool = False
+) -> RenderedSong:
     """Render a song with its facts; see `render_song`.
 
     Of `sounds` about half of the parts are played; without, all play the band's own. The same notes are played, and
-    the parts that keep their own sounds are the same.
+    the parts that keep their own sounds are the same. A `dry` song has the same notes and sounds without what the desk
+    does to them: no equalisers, compressors, choruses, delays, reverbs and rooms, and no lossy codec.
     """
     check_request(seed, seconds, stems)
     samples = in_samples(seconds)
@@ -81,18 +84,20 @@ def render(seed: int, seconds: float, stems: Sequence[str] = STEMS, sounds: Sequ
     absent = {stem: chance(rng, 0.03) for stem in STEMS if stem != "other"}
     mixed = {}
     casting = SampledCasting(seed, sounds) if sounds else None
-    with playing(casting):
+    with playing(casting), mixing.desk(dry):
         for stem in STEMS:  # always in this order, whatever the order asked for
             if stem in stems:
                 silent = absent.get(stem, False)
                 mixed[stem] = (
                     np.zeros((2, samples), np.float32) if silent else mixing.at_level(players[stem](), levels[stem])
                 )
-    mastered = mixing.master(mixed, stream(seed, "master"), song.genre.loudness_db)
-    mastered = codec.code(mastered, codec.draw(stream(seed, "codec")))
+        mastered = mixing.master(mixed, stream(seed, "master"), song.genre.loudness_db)
+    coded_by = None if dry else codec.draw(stream(seed, "codec"))
+    mastered = codec.code(mastered, coded_by)
     for samples_of_stem in mastered.values():
         _fade_edges(samples_of_stem)
     facts = _facts(song, bass_part, harmony_parts, voice_part, [stem for stem in mixed if np.any(mixed[stem])], casting)
+    facts |= {"dry": dry, "codec": coded_by and str(coded_by)}
     return RenderedSong({stem: mastered[stem] for stem in stems}, facts)
 
 

@@ -118,6 +118,8 @@ def humanised(sound: Samples, rng: np.random.Generator) -> Samples:
 
 def _room_of(rng: np.random.Generator, buses: dict[str, Samples]) -> Samples:
     """Let close microphones hear their neighbours, in place; return what overheads and room hear ``[2, samples]``."""
+    if mixing.is_dry():
+        return np.zeros_like(buses["kick"])
     mono = {name: bus.mean(axis=0) for name, bus in buses.items()}
     everything = sum(buses.values(), np.zeros_like(buses["kick"]))
     bleeds = between(rng, -6.0, 5.0) if chance(rng, 0.8) else None  # else recorded drum by drum, or gated

@@ -59,6 +59,8 @@ class BandSettings:
     sounds: tuple[str, ...] = ()
     """Fingerprints of the sampled sounds that play (`iseparate.data.synthetic.sampled.sources.fingerprints`); empty:
     the band's own only."""
+    dry: bool = False
+    """Without the desk's effects and codecs."""
 
     def check(self) -> None:
         """Raise UsageError for settings that cannot be rendered."""
@@ -176,7 +178,7 @@ def _follow_parent() -> None:
 
 def _render_one(root: Path, settings: BandSettings, number: int) -> int:
     sounds = named(settings.sounds) if settings.sounds else ()
-    song = render(song_seed(settings.seed, number), settings.song_seconds, settings.stems, sounds)
+    song = render(song_seed(settings.seed, number), settings.song_seconds, settings.stems, sounds, settings.dry)
     final = _song_folder(root, number)
     fresh = root / f".{final.name}.part"
     with _refusals(root):
@@ -215,7 +217,7 @@ def _claim(root: Path, settings: BandSettings) -> None:
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{band} is not what this command writes; choose another folder with -o") from error
         if isinstance(there, dict):
-            there = {"sounds": [], **there}  # a folder from before there were any but own ones
+            there = {"sounds": [], "dry": False, **there}  # a folder from before there was a choice
         if there != ours:
             differing = ", ".join(
                 f"{name} {there.get(name) if isinstance(there, dict) else None} instead of {value}"
