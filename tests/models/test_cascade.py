@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iseparate.models._bundle import Cascade, Config, Part
+from iseparate.models.cascade import Cascade, Config, Part
 
 
 @pytest.fixture

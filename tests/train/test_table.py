@@ -22,6 +22,17 @@ def test_a_table_is_read_back(tmp_path):
         read_table(path)
 
 
+def test_an_epoch_in_two_runs_took_the_seconds_of_both(tmp_path):
+    songs, out = write_songs(tmp_path / "songs"), tmp_path / "out"
+    assert train(recipe(), songs, out, stop=lambda: True).stopped  # after the first batch
+    content = torch.load(out / "last.ckpt", weights_only=True)
+    assert 0 < content["epoch_seconds"] < 60
+    torch.save(content | {"epoch_seconds": 1000.0}, out / "last.ckpt")
+    first, second = train(recipe(), songs, out, resume=True).history
+    assert 1000 < float(first["seconds"]) < 1060
+    assert float(second["seconds"]) < 60
+
+
 def test_means_are_weighted():
     means = Means()
     assert means.means(lambda t: t) == {}

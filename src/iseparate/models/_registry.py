@@ -112,7 +112,7 @@ def register(
 def architectures() -> dict[str, Architecture]:
     """Every architecture by name."""
     for module in pkgutil.iter_modules(models.__path__):
-        if not module.name.startswith("_") or module.name == "_bundle":
+        if not module.name.startswith("_"):
             importlib.import_module(f"{models.__name__}.{module.name}")
     return dict(sorted(_TABLE.items()))
 

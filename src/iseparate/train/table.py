@@ -25,7 +25,17 @@ class Table(Callback):
         self._path = path
         self.rows: list[Row] = []
         self._started = time.monotonic()
+        self._before_seconds = 0.0
+        """Of the present epoch, in the run that this one goes on with."""
         self._learning_rate = 0.0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        del trainer, pl_module
+        checkpoint["epoch_seconds"] = self._seconds()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        del trainer, pl_module
+        self._before_seconds = float(checkpoint.get("epoch_seconds", 0.0))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module
@@ -41,16 +51,18 @@ class Table(Callback):
         assert isinstance(pl_module, TrainingModule)
         if not trainer.is_global_zero or not trainer.is_last_batch:
             return
-        now = time.monotonic()
         row = {
             "epoch": str(trainer.current_epoch + 1),
             "step": str(trainer.global_step),
-            "seconds": f"{now - self._started:.1f}",
+            "seconds": f"{self._seconds():.1f}",
             "learning_rate": f"{self._learning_rate:.6g}",
         }
         self.rows.append(row | {name: f"{value:.6g}" for name, value in sorted(pl_module.figures.items())})
-        self._started = now
+        self._started, self._before_seconds = time.monotonic(), 0.0
         self._write()
+
+    def _seconds(self) -> float:
+        return self._before_seconds + time.monotonic() - self._started
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
