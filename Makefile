@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo train-demo train-band test test-all check bench docs peers clean help
+.PHONY: demo train-demo train-band ablate-band test test-all check bench docs peers clean help
 
 help:
 	@echo "make demo [SONG=path]   separate a song with real weights"
@@ -35,13 +35,25 @@ demo: $(VENV)/.run
 train-demo: $(VENV)/.train
 	@$(BIN)/iseparate train demo --data synthetic:0.35@1 -o trained/demo
 
+# Songs in trained/$(1)-songs, and without their vocals in trained/$(1)-stripped.
+define render_band
+	@$(BIN)/iseparate data synthesize --hours $(MUSIC_HOURS) --seed 1 $(2) --song-seconds 60 \
+		--format wav --jobs 2 -o trained/$(1)-songs
+	@$(BIN)/iseparate data strip synthetic:trained/$(1)-songs -o trained/$(1)-stripped
+endef
+
 # Each step leaves alone what is finished; so this goes on where it was, until the recipe's last epoch.
 train-band: $(VENV)/.train-band
-	@$(BIN)/iseparate data synthesize --hours $(MUSIC_HOURS) --seed 1 --sounds installed --song-seconds 60 \
-		--format wav --jobs 2 -o trained/band-songs
-	@$(BIN)/iseparate data strip synthetic:trained/band-songs -o trained/band-stripped
+	$(call render_band,band,--sounds installed)
 	@$(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped -o trained/$(BAND) --hours $(HOURS) \
 		$(if $(wildcard trained/$(BAND)/last.ckpt),--resume)
+
+# What the training owes to its parts: many short ones, hours of them; SONGS is a folder of real songs.
+ablate-band: $(VENV)/.train-band
+	$(call render_band,band,--sounds installed)
+	$(call render_band,own,--sounds own)
+	$(call render_band,dry,--sounds installed --dry)
+	@$(BIN)/python bench/ablate_band.py --songs "$(SONGS)"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -60,6 +72,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/end_to_end.py
 	$(BIN)/python bench/songs.py $(if $(SONGS),--songs "$(SONGS)")
 	$(BIN)/python bench/band.py $(if $(SONGS),--songs "$(SONGS)")
+	$(BIN)/python bench/band_speed.py
 	$(BIN)/python bench/networks.py
 	$(BIN)/python bench/chunking.py $(if $(SONGS),--songs "$(SONGS)")
 	$(BIN)/python bench/bss_eval.py $(if $(SONGS),--songs "$(SONGS)")

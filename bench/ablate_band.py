@@ -2,10 +2,9 @@
 
     python bench/ablate_band.py --songs FOLDER [--only NAME ...] [--seeds 0 1] [--steps 700]
 
-Needs what `make train-band` has rendered in trained/ (and, for the variants that say so, other renderings of the same
-songs: `RENDERINGS` names the commands). Each training lies in trained/ablations and is done once: the command goes on
-where it was, and its table has all that is finished. On two cores two of them run well side by side, each with
-OMP_NUM_THREADS=1; rows are comparable because they count steps, not seconds.
+Needs songs in trained/, which `make ablate-band SONGS=FOLDER` renders first. Each training lies in trained/ablations
+and is done once: the command goes on where it was, and its table has all that is finished. On two cores two of them
+run well side by side, each with OMP_NUM_THREADS=1; rows are comparable because they count steps, not seconds.
 
     python bench/ablate_band.py --songs FOLDER --inference MODEL [MODEL ...]
 
@@ -40,12 +39,6 @@ from iseparate.nn.wiener import expectation_maximisation
 
 TRAINED = Path(__file__).resolve().parent.parent / "trained"
 BATCH = 8
-RENDERINGS = {
-    "band-stripped": "make train-band",
-    "band-songs": "make train-band",
-    "own-stripped": "as make train-band, with --sounds own, into trained/own-songs and trained/own-stripped",
-    "dry-stripped": "as make train-band, with --dry, into trained/dry-songs and trained/dry-stripped",
-}
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,10 @@ VARIANTS = {
         "songs without their vocals as they are, not as Spleeter leaves them",
         ("data.also_heard=[]",),
         "synthetic:band-songs",
+    ),
+    "residue": Variant(
+        "what Spleeter leaves of the vocals is a stem of its own, in place of being heard only",
+        ("model.config={stems: [drums, bass, other, residue]}", "data.also_heard=[]"),
     ),
     "loss": Variant("mean absolute error of waveforms", ("loss={name: l1}",)),
     "levels": Variant(
@@ -103,7 +100,7 @@ def train(variant: Variant, seed: int, steps: int, home: Path) -> bool:
     """Train and export; False where the songs are not there."""
     kind, _, folder = variant.data.partition(":")
     if not (TRAINED / folder).is_dir():
-        print(f"{home.name}: {TRAINED / folder} is missing ({RENDERINGS[folder]})")
+        print(f"{home.name}: {TRAINED / folder} is missing; `make ablate-band` renders it")
         return False
     settings = (
         *variant.changes,

@@ -20,7 +20,7 @@ from iseparate.evaluate.metrics import metric
 from iseparate.evaluate.oracle import oracle
 
 ROLES = {"MDN funk": "validation", "Zone": "validation", "Falcon 69, sum of its stems": "test"}
-MODELS = ("band-4stems",)
+MODELS = ("band-4stems", "d3net-band")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""What the models trained here cost: time and memory of whole separations, at two lengths.
+"""What the models trained here cost: time and memory of whole separations, of a short and of a long song.
 
-    python bench/band_speed.py [--models ID ...] [--runs 3] [--minutes 3 30]
+    python bench/band_speed.py [--models ID ...] [--runs 3] [--minutes 3] [--long-minutes 30]
 
 Beside them stands the first part of each, `spleeter-2stems`, and the official Spleeter's two stems, where
 `bench/make_peers.py` has made it. Programs, song and measures are those of bench/end_to_end.py.
@@ -25,30 +25,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", metavar="ID", default=MODELS)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--minutes", type=int, nargs="+", default=[3, 30], help="lengths of the song")
+    parser.add_argument("--minutes", type=int, default=3, help="length of the song")
+    parser.add_argument("--long-minutes", type=int, default=30, help="length of the song that each runs once; 0: none")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        ours = {model: end_to_end.ours(model, Path(folder)) for model in options.models}
         peer = end_to_end.commands(Path(folder))[end_to_end.PEER]
-        for minutes in options.minutes:
-            song = end_to_end.make_song(Path(folder) / "song.wav", 60 * minutes)
-            commands = {model: [*end_to_end.ours(model, Path(folder)), str(song)] for model in options.models}
-            if peer is not None and minutes == options.minutes[0]:
-                commands[end_to_end.PEER] = [*peer[:2], str(song), *peer[2:]]
-            runs: dict[str, list[Run]] = {name: [] for name in commands}
-            for number in range(options.runs + 1):  # the first is a warm-up: disk caches
-                for name, command in commands.items():
-                    run = end_to_end.measure(command)
-                    if number:
-                        runs[name].append(run)
-            rows += [row(name, minutes, of_one) for name, of_one in runs.items()]
+        song = str(end_to_end.make_song(Path(folder) / "song.wav", 60 * options.minutes))
+        commands = {model: [*command, song] for model, command in ours.items()}
+        if peer is not None:
+            commands[end_to_end.PEER] = [*peer[:2], song, *peer[2:]]
+        runs: dict[str, list[Run]] = {name: [] for name in commands}
+        for number in range(options.runs + 1):  # the first is a warm-up: disk caches
+            for name, command in commands.items():
+                run = end_to_end.measure(command)
+                if number:
+                    runs[name].append(run)
+        rows += [row(name, options.minutes, of_one) for name, of_one in runs.items()]
+        if peer is None:
+            rows.append(dict.fromkeys(rows[0], "missing") | {"program": end_to_end.PEER})
+        if options.long_minutes:
+            song = str(end_to_end.make_song(Path(folder) / "long.wav", 60 * options.long_minutes))
+            rows += [
+                row(model, options.long_minutes, [end_to_end.measure([*command, song])])
+                for model, command in ours.items()
+            ]
     report.write(
         "band_speed",
         "Time and memory of the models trained here",
         [
             f"`python bench/band_speed.py --runs {options.runs}`: medians of {options.runs} runs in turn after a "
-            "warm-up; whole processes, imports included; 16-bit stereo wav at 44.1 kHz in, such stems out.",
-            "Four stems of the first two, two of the others.",
+            "warm-up, and one run of the long song; whole processes, imports included; 16-bit stereo wav at 44.1 kHz "
+            "in, such stems out.",
+            "Four stems of the models trained here, two of Spleeter's.",
         ],
         rows,
     )

@@ -156,7 +156,7 @@ def one_kit(tmp_path, monkeypatch):
 def test_a_folder_credits_the_sounds_of_its_songs_and_goes_on_only_with_the_same(tmp_path, monkeypatch, one_kit):
     asked = []
 
-    def song(seed, seconds, stems, sounds):
+    def song(seed, seconds, stems, sounds, dry):
         asked.append([source.name for source in sounds])
         return RenderedSong({"drums": np.zeros((2, 100), np.float32)}, {"sounds": [s.credit_line() for s in sounds]})
 

@@ -7,11 +7,13 @@ import json
 import os
 import pickle
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from test_tensor_bundle import some_tensors, write_bundle
 
@@ -224,10 +226,20 @@ BAD = {
     "laughs.yaml": (b"a0: &a0 [x]\n" + b"".join(
         b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 20)
     ), "values"),
-    "merges.yaml": (b"a0: &a0 {x: 1}\n" + b"".join(
-        b"a%d: &a%d {<<: [%s]}\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 20)
+    "merges.yaml": (b"all: &a {" + b", ".join(b"k%d: 1" % n for n in range(2000)) + b"}\n" + b"".join(
+        b"a%d: {<<: *a}\n" % n for n in range(2000)
     ), "merge keys"),
 }  # fmt: skip
+
+
+def test_merges_of_merges_do_not_multiply(tmp_path):
+    """PyYAML up to 6.0.3 multiplies them, and they are refused; later ones merge a key once."""
+    levels = (b"a%d: &a%d {<<: [%s]}\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 20))
+    path = written(tmp_path / "levels.yaml", b"a0: &a0 {x: 1}\n" + b"".join(levels))
+    merges_once = tuple(map(int, yaml.__version__.split(".")[:3])) >= (6, 0, 4)
+    with nullcontext() if merges_once else pytest.raises(CheckpointError, match="merge keys"):
+        (file,) = read_checkpoint([path]).values()
+        assert file.metadata["a19"] == {"x": 1}
 
 
 @pytest.mark.parametrize("name", BAD)

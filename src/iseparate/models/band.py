@@ -324,8 +324,8 @@ class Band(SeparationModel):
     def _features(self, spectra: Tensor) -> Tensor:
         """Compressed magnitudes ``[B, 4, frames, bands]`` at a level of their own."""
         left, right = spectra.unbind(1)
-        four = torch.stack([_power(part) for part in (left, right, (left + right) / 2, (left - right) / 2)], 1)
-        bands = self._grouped(four.sqrt_())
+        four = torch.stack([left.abs(), right.abs(), (left + right).abs() / 2, (left - right).abs() / 2], 1)
+        bands = self._grouped(four)
         level = (bands[:, :2].square().mean((1, 2, 3), keepdim=True) + 1e-12).sqrt()
         return (bands / level + 1e-8).pow(_COMPRESSION)
 
@@ -347,5 +347,5 @@ def _power(spectra: Tensor) -> Tensor:
 
 
 def _likeness(one: Tensor, other: Tensor) -> Tensor:
-    """``Re(one* other)``; of parts of complex tensors, products are quicker than ``square`` and ``abs``."""
+    """``Re(one* other)``; of the parts of complex tensors, products are quicker than ``square``."""
     return (one.real * other.real).addcmul_(one.imag, other.imag)
