@@ -125,6 +125,17 @@ def test_the_list_for_machines(iseparate, toy):
     assert rows["d3net"]["measured_parity"]["golden"] == "sony-d3net-tiny"
 
 
+def test_what_was_claimed_and_what_was_measured_stand_apart(iseparate):
+    measured = iseparate("models", "info", "band-4stems").out
+    line = next(line for line in measured.splitlines() if line.startswith("measured, MDN funk (validation)"))
+    assert "drums " in line
+    assert "python bench/band.py --songs FOLDER, 20" in line
+    assert "published, " not in measured
+    claimed = iseparate("models", "info", "d3net-official").out
+    assert "published, MUSDB18" in claimed
+    assert "measured, MUSDB18" not in claimed
+
+
 def test_all_that_is_known_of_a_model(iseparate, toy):
     outcome = iseparate("models", "info", "toy")
     assert outcome.status == 0

@@ -387,8 +387,12 @@ def _facts(card: Card) -> dict[str, str]:
         "source": ", ".join(file.source for file in card.files),
         "references": ", ".join(card.references),
     }
-    for score in card.published_scores:
+    scores = [
+        *((f"published, {score.dataset}", score, score.source) for score in card.published_scores),
+        *((f"measured, {score.dataset}", score, f"{score.command}, {score.date}") for score in card.measured_scores),
+    ]
+    for name, score, origin in scores:
         values = ", ".join(f"{stem} {value}" for stem, value in score.values.items())
-        before = f"{facts[key]}\n" if (key := f"published, {score.dataset}") in facts else ""
-        facts[key] = f"{before}{values} ({score.metric}; {score.source})"
+        before = f"{facts[name]}\n" if name in facts else ""
+        facts[name] = f"{before}{values} ({score.metric}; {origin})"
     return {name: str(value) for name, value in facts.items() if value}
