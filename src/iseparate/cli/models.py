@@ -20,7 +20,7 @@ from iseparate.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from iseparate.cli.catalogue import Claim
     from iseparate.train.publish import Statements
-    from iseparate.weights.card import Card
+    from iseparate.weights.card import Card, MeasuredScore, PublishedScore
     from iseparate.weights.systems import PublishedSystem
 
 models = typer.Typer(no_args_is_help=True, help="The models: which there are, their licences, their weights.")
@@ -387,7 +387,7 @@ def _facts(card: Card) -> dict[str, str]:
         "source": ", ".join(file.source for file in card.files),
         "references": ", ".join(card.references),
     }
-    scores = [
+    scores: list[tuple[str, PublishedScore | MeasuredScore, str]] = [
         *((f"published, {score.dataset}", score, score.source) for score in card.published_scores),
         *((f"measured, {score.dataset}", score, f"{score.command}, {score.date}") for score in card.measured_scores),
     ]
