@@ -24,6 +24,7 @@ help:
 	@echo "make demo [SONG=path]   separate a song with real weights"
 	@echo "make train-demo         train a small network for some minutes on songs made by rule, and score it"
 	@echo "make train-band HOURS=2 go on training the drums, bass and other of band-4stems"
+	@echo "make ablate-band SONGS=folder   what that training owes to its parts, in hours"
 	@echo "make test               all tests but the slow ones; make test-all runs those too"
 	@echo "make check              ruff, strict typing, the import contract"
 	@echo "make bench              figures against other tools, into bench/results"

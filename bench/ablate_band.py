@@ -91,7 +91,7 @@ def main() -> None:
         for seed in options.seeds:
             home = TRAINED / "ablations" / f"{name.replace(' ', '-')}-{seed}-{options.steps}"
             if not (home / "scores.json").exists() and train(VARIANTS[name], seed, options.steps, home):
-                found = scores(home / "band.safetensors", options.songs)
+                found = scored(options.songs, estimator(str(home / "band.safetensors")))
                 (home / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
     write(options.steps)
 
@@ -125,21 +125,18 @@ def run(command: list[str]) -> None:
 
 
 Stems = Mapping[str, songs.Samples]
+Way = Callable[[songs.Samples, int], Stems]
+"""An accompaniment ``[C, n]`` and its rate -> its stems."""
 
 
-def scores(weights: Path, folder: Path) -> dict[str, float]:
-    """Of one network, after Spleeter: medians of museval's frames, dB."""
-    return scored(folder, estimator(str(weights)))
-
-
-def estimator(model: str, **settings: Any) -> Callable[[songs.Samples, int], Stems]:
-    """A network with settings of the engine: what it makes of an accompaniment and its rate."""
+def estimator(model: str, **settings: Any) -> Way:
+    """A network with settings of the engine."""
     separator = Separator(model, **settings)
     return lambda left, rate: dict(separator.separate(left, sample_rate=rate))
 
 
-def scored(folder: Path, estimate: Callable[[songs.Samples, int], Stems]) -> dict[str, float]:
-    """The figures of any way to share out an accompaniment."""
+def scored(folder: Path, estimate: Way) -> dict[str, float]:
+    """What a way makes of the songs after Spleeter: medians of museval's frames, dB."""
     found: dict[str, float] = {}
     for title, song in validation(folder).items():
         stems = dict(estimate(accompaniment(folder, title), song.sample_rate))
@@ -179,7 +176,7 @@ def write_inference(models: Sequence[str], folder: Path) -> None:
     )
 
 
-def mean(*ways: Callable[[songs.Samples, int], Stems]) -> Callable[[songs.Samples, int], Stems]:
+def mean(*ways: Way) -> Way:
     """The mean of several estimates."""
 
     def estimate(left: songs.Samples, rate: int) -> Stems:
@@ -189,12 +186,12 @@ def mean(*ways: Callable[[songs.Samples, int], Stems]) -> Callable[[songs.Sample
     return estimate
 
 
-def swapped(way: Callable[[songs.Samples, int], Stems]) -> Callable[[songs.Samples, int], Stems]:
+def swapped(way: Way) -> Way:
     """What comes of a song whose left is its right."""
     return lambda left, rate: {name: stem[::-1] for name, stem in way(left[::-1].copy(), rate).items()}
 
 
-def filtered(way: Callable[[songs.Samples, int], Stems]) -> Callable[[songs.Samples, int], Stems]:
+def filtered(way: Way) -> Way:
     """One step of expectation-maximisation, with statistics over the whole song."""
     window, hop = hann(4096), 1024
 
@@ -238,8 +235,8 @@ def write(steps: int) -> None:
         if not found:
             continue
         cells = {column: " / ".join(f"{one[column]:.2f}" for one in found) for column in found[0]}
-        mean = np.mean([list(one.values()) for one in found])
-        rows.append({"variant": name, "what differs": variant.about, **cells, "mean": f"{mean:.2f}"})
+        over_all = np.mean([list(one.values()) for one in found])
+        rows.append({"variant": name, "what differs": variant.about, **cells, "mean": f"{over_all:.2f}"})
     if not rows:
         sys.exit("no training is finished")
     report.write(

@@ -96,8 +96,8 @@ def render(
     mastered = codec.code(mastered, coded_by)
     for samples_of_stem in mastered.values():
         _fade_edges(samples_of_stem)
-    facts = _facts(song, bass_part, harmony_parts, voice_part, [stem for stem in mixed if np.any(mixed[stem])], casting)
-    facts |= {"dry": dry, "codec": coded_by and str(coded_by)}
+    sounding = [stem for stem in mixed if np.any(mixed[stem])]
+    facts = _facts(song, bass_part, harmony_parts, voice_part, sounding, casting, dry, coded_by)
     return RenderedSong({stem: mastered[stem] for stem in stems}, facts)
 
 
@@ -133,6 +133,8 @@ def _facts(
     voice_part: voice.VoicePart,
     sounding: Sequence[str],
     casting: SampledCasting | None,
+    dry: bool,
+    coded_by: codec.Codec | None,
 ) -> dict[str, Any]:
     return {
         "seed": song.seed,
@@ -150,4 +152,6 @@ def _facts(
         "voice": {"style": voice_part.style, "voice": voice_part.voice},
         "cast": dict(casting.parts) if casting else {},
         "sounds": [OWN_SOUNDS, *(source.credit_line() for source in (casting.used if casting else ()))],
+        "dry": dry,
+        "codec": str(coded_by) if coded_by else None,
     }
