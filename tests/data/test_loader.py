@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from noise_songs import RATE, STEMS, song
+from torch.utils.data import DataLoader
 
 from iseparate.data.augment import Gain
 from iseparate.data.excerpts import Excerpts, Fault, RandomSampling
@@ -128,6 +129,24 @@ def test_a_dead_worker_is_said_in_words(excerpts):
     with pytest.raises(BackendError, match=r"a process that reads excerpts .*has died.*--workers"):
         for _ in batches:
             pass
+
+
+def test_a_dead_workers_signal_that_comes_after_its_broken_pipe_is_waited_for(excerpts, monkeypatch):
+    def broken(_):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        raise ConnectionResetError
+        yield
+
+    def late(*_):
+        raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed.")
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with pytest.raises(BackendError, match=r"\(pid 77\) has died"):
+            stems_of(ExcerptLoader(excerpts, 1))
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def damage(track):

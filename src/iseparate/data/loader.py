@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -312,8 +313,10 @@ class ExcerptLoader(DataLoader[Any]):
                 made = next(batches)
             except StopIteration:
                 return
-            except (RuntimeError, ConnectionError, EOFError) as error:
+            except RuntimeError as error:
                 raise loader_fault(error) from error
+            except (ConnectionError, EOFError) as error:
+                raise loader_fault(_told_by_signal(error)) from error
             if isinstance(made, _Refusal):
                 raise made.error
             for fault in self.fault_count.add(made.faults, len(made.batch.stems)):
@@ -321,6 +324,23 @@ class ExcerptLoader(DataLoader[Any]):
             taken += 1
             self._taken = (epoch, taken)
             yield made.batch
+
+
+_SIGNAL_SECONDS = 1.0
+"""How long after its pipe broke the system may take to tell that a worker has died."""
+
+
+def _told_by_signal(error: Exception) -> Exception:
+    """What PyTorch makes of the signal that follows, or else the error.
+
+    It raises wherever the program happens to be: better here than while the workers are put away, where Python would
+    only print it.
+    """
+    try:
+        time.sleep(_SIGNAL_SECONDS)
+    except RuntimeError as told:
+        return told
+    return error
 
 
 def loader_fault(error: Exception) -> Exception:
