@@ -6,6 +6,8 @@ SONG ?=
 BAND ?= band
 HOURS ?= 2
 MUSIC_HOURS ?= 1.5
+# Cores that a training uses: one, as those of the weights that ship; two trainings then run side by side.
+THREADS ?= 1
 # A folder of real multitrack songs for `make bench`.
 SONGS ?=
 # Which build of PyTorch: empty takes what pip finds, `cpu` asks PyTorch's own index for the CPU build.
@@ -46,11 +48,12 @@ endef
 # Each step leaves alone what is finished; so this goes on where it was, until the recipe's last epoch.
 train-band: $(VENV)/.train-band
 	$(call render_band,band,--sounds installed)
-	@$(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped -o trained/$(BAND) --hours $(HOURS) \
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped -o trained/$(BAND) --hours $(HOURS) \
 		$(if $(wildcard trained/$(BAND)/last.ckpt),--resume)
 
 # What the training owes to its parts: many short ones, hours of them; SONGS is a folder of real songs.
 ablate-band: $(VENV)/.train-band
+	@test -d "$(SONGS)" || { echo "Say which folder of real songs: make ablate-band SONGS=folder"; exit 2; }
 	$(call render_band,band,--sounds installed)
 	$(call render_band,own,--sounds own)
 	$(call render_band,dry,--sounds installed --dry)

@@ -2,7 +2,9 @@
 
     python bench/band.py --songs FOLDER [--models ID ...]
 
-Songs and scores are those of bench/songs.py. Of Falcon 69 every frame is printed.
+Songs and scores are those of bench/songs.py, but that of Zone's drums and bass the sum is known (rhythm). Beside the
+models stand what the project aims at, the mixture as the estimate, an oracle, and Spleeter, which takes the vocals. Of
+Falcon 69 every frame is printed. `tools/ship_band.py` puts the scores onto the cards.
 """
 
 from __future__ import annotations
@@ -18,9 +20,16 @@ import songs
 from iseparate import Separator
 from iseparate.evaluate.metrics import metric
 from iseparate.evaluate.oracle import oracle
+from iseparate.weights.card import cards_of, find_card
 
-ROLES = {"MDN funk": "validation", "Zone": "validation", "Falcon 69, sum of its stems": "test"}
 MODELS = ("band-4stems", "d3net-band")
+SPLEETER = "spleeter-2stems"
+VALIDATION, TEST = "validation", "test"
+AIMS = {
+    "MDN funk": {"drums": 4.0, "bass": 6.5, "other": 11.0},
+    "Falcon 69, sum of its stems": {"drums": 7.0, "bass": 3.5, "other": 2.0},
+}
+COLUMNS = (songs.VOCALS, "drums", "bass", songs.RHYTHM, "other", songs.ACCOMPANIMENT)
 
 
 def main() -> None:
@@ -30,16 +39,23 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", metavar="ID", default=MODELS)
     options = parser.parse_args()
     rows, frames = [], []
-    for name, load in songs.songs(options.songs).items():
-        song = load() if name in ROLES else None
+    for song, role in (
+        (songs.zone_in_three(options.songs), VALIDATION),
+        (songs.funk(options.songs), VALIDATION),
+        (songs.falcon(), TEST),
+    ):
         if song is None:
             continue
+        named = f"{song.name} ({role}, {song.mix.shape[1] / song.sample_rate:.0f} s)"
+        if song.name in AIMS:
+            rows.append(row(named, "aim", {stem: f"{aim:.1f}" for stem, aim in AIMS[song.name].items()}))
         for estimate, stems in estimates(song, options.models):
+            found = songs.scores(song, stems)
             null = None if estimate == songs.MIXTURE else songs.null_db(song.mix, stems)
-            cells = songs.row(name, estimate, songs.scores(song, stems), null)
-            rows.append({"song": f"{name} ({ROLES[name]})", **{key: cells[key] for key in list(cells)[1:]}})
-            if ROLES[name] == "test" and estimate in options.models:
-                frames += [f"{estimate}, {stem}, frame by frame: {values}" for stem, values in framewise(song, stems)]
+            cells = songs.row(named, estimate, found, null, COLUMNS)
+            rows.append(cells | {"weights": weights(estimate) if estimate in options.models else ""})
+            if role == TEST and estimate in options.models:
+                frames += [f"{song.name}, {estimate}, {stem}, frame by frame: {listed(found[stem])}" for stem in found]
     report.write(
         "band",
         "Four stems of real songs",
@@ -47,29 +63,42 @@ def main() -> None:
             "`python bench/band.py --songs FOLDER`. Validation: songs by which checkpoints and settings were chosen. "
             "Test: scored once for each release.",
             f"dB: SDR of {metric('bss_eval_v4').definition}",
-            "`irm1` is an oracle that knows the true stems; the mixture as the estimate needs no model.",
+            metric("usdr").definition,
+            "Aim: what the project wanted of these models; of vocals, what Spleeter's two stems have. `irm1` is an "
+            "oracle that knows the true stems; the mixture as the estimate needs no model. Rhythm: drums and bass "
+            "together. Null: energy of the mixture minus all stems against the mixture's.",
+            "Weights: the first digits of the SHA-256 of each part's.",
             *frames,
         ],
         rows,
     )
 
 
+def row(song: str, estimate: str, cells: Mapping[str, str]) -> dict[str, str]:
+    """A row with some cells, by stem, and no others."""
+    empty = songs.row(song, estimate, {}, None, COLUMNS)
+    return empty | {f"{stem} dB": cell for stem, cell in cells.items()} | {"weights": ""}
+
+
 def estimates(song: songs.Song, models: list[str]) -> Iterator[tuple[str, Mapping[str, songs.Samples]]]:
     """Every estimate with the name of what made it."""
     yield songs.MIXTURE, dict.fromkeys((*song.stems, songs.ACCOMPANIMENT), song.mix)
     yield "irm1", oracle("irm1").separate(song.mix, song.stems)
-    for model in models:
-        yield model, dict(Separator(model).separate(song.mix, sample_rate=song.sample_rate))
+    for model in (SPLEETER, *models):
+        stems = dict(Separator(model).separate(song.mix, sample_rate=song.sample_rate))
+        if songs.RHYTHM in song.stems and "drums" in stems:
+            stems[songs.RHYTHM] = stems.pop("drums") + stems.pop("bass")
+        yield model, stems
 
 
-def framewise(song: songs.Song, stems: Mapping[str, songs.Samples]) -> Iterator[tuple[str, str]]:
-    """The SDR of each second, by stem."""
-    inside = slice(song.glitch_samples, song.mix.shape[1] - song.glitch_samples)
-    truth = {name: stem[:, inside] for name, stem in song.stems.items()}
-    found = {name: stems[name][:, inside] for name in truth}
-    scored = metric("bss_eval_v4").score(truth, found, song.mix[:, inside], song.sample_rate)
-    for name in truth:
-        yield name, ", ".join("–" if np.isnan(value) else f"{value:.1f}" for value in scored[name]["SDR"])
+def weights(model: str) -> str:
+    """What tells a model's weights from others."""
+    return ", ".join(f"{(part.files[0].sha256 or '')[:8]}" for part in cards_of(find_card(model)))
+
+
+def listed(score: songs.Score) -> str:
+    """The frames of a score."""
+    return ", ".join("–" if np.isnan(value) else f"{value:.1f}" for value in score.frames)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ between what needs no model and what no mask can exceed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ ALWAYS = ("spleeter-2stems", "spleeter-2stems-official")
 ORACLES = ("irm1", "irm2", "ibm1", "ibm2", "mwf")
 MIXTURE = "mixture as estimate"
 VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
+RHYTHM = "rhythm"
+"""Drums and bass together."""
 COLUMNS = (VOCALS, "drums", "bass", "other", ACCOMPANIMENT)
 FALCON = "wheel:stempeg==0.2.6/stempeg/data/The Easton Ellises - Falcon 69.stem.mp4"
 FALCON_SHA256 = "874a2552f4d6e2421789e9816f0db58337e97e20539579e34a6100029e3cde5d"
@@ -105,9 +107,24 @@ def estimates(song: Song, models: list[str]) -> Iterator[tuple[str, Mapping[str,
         yield model, dict(Separator(model).separate(song.mix, sample_rate=song.sample_rate))
 
 
-def scores(song: Song, stems: Mapping[str, Samples]) -> dict[str, tuple[float, float]]:
-    """SDR and uSDR by stem: the stems jointly, and vocals with accompaniment as a pair, as museval does."""
-    found: dict[str, tuple[float, float]] = {}
+@dataclass(frozen=True)
+class Score:
+    """How well one stem was found, in dB."""
+
+    frames: NDArray[np.float64]
+    """SDR of each second; nan where a second has none."""
+    whole: float
+    """uSDR."""
+
+    @property
+    def pooled(self) -> float:
+        """The median of the frames."""
+        return pooled(self.frames)
+
+
+def scores(song: Song, stems: Mapping[str, Samples]) -> dict[str, Score]:
+    """By stem: the stems jointly, and vocals with accompaniment as a pair, as museval does."""
+    found: dict[str, Score] = {}
     together = {name: stems[name] for name in song.stems if name in stems and name not in (VOCALS, ACCOMPANIMENT)}
     if together:
         if VOCALS in song.stems and VOCALS in stems:
@@ -124,21 +141,21 @@ def scores(song: Song, stems: Mapping[str, Samples]) -> dict[str, tuple[float, f
     return found | _scores(song, truth, pair, slice(None))
 
 
-def _scores(
-    song: Song, truth: Mapping[str, Samples], stems: Mapping[str, Samples], inside: slice
-) -> dict[str, tuple[float, float]]:
+def _scores(song: Song, truth: Mapping[str, Samples], stems: Mapping[str, Samples], inside: slice) -> dict[str, Score]:
     truth = {name: stem[:, inside] for name, stem in truth.items()}
     stems = {name: stem[:, inside] for name, stem in stems.items()}
     mix = song.mix[:, inside]
     framewise = metric("bss_eval_v4").score(truth, stems, mix, song.sample_rate)
     whole = metric("usdr").score(truth, stems, mix, song.sample_rate)
-    return {name: (pooled(framewise[name]["SDR"]), pooled(whole[name]["uSDR"])) for name in truth}
+    return {name: Score(framewise[name]["SDR"], pooled(whole[name]["uSDR"])) for name in truth}
 
 
-def row(song: str, estimate: str, found: Mapping[str, tuple[float, float]], null: float | None) -> dict[str, str]:
+def row(
+    song: str, estimate: str, found: Mapping[str, Score], null: float | None, columns: Sequence[str] = COLUMNS
+) -> dict[str, str]:
     cells = {"song": song, "estimate": estimate}
-    cells |= {f"{stem} dB": f"{found[stem][0]:.2f}" if stem in found else "" for stem in COLUMNS}
-    cells |= {f"{stem} uSDR dB": f"{found[stem][1]:.2f}" if stem in found else "" for stem in COLUMNS}
+    cells |= {f"{stem} dB": f"{found[stem].pooled:.2f}" if stem in found else "" for stem in columns}
+    cells |= {f"{stem} uSDR dB": f"{found[stem].whole:.2f}" if stem in found else "" for stem in columns}
     return cells | {"null dB": "" if null is None else f"{null:.0f}"}
 
 
@@ -165,6 +182,16 @@ def zone(folder: Path | None) -> Song | None:
     stems, rate = tracks
     vocals = stems.pop("Vocals30")
     return summed("Zone", {VOCALS: vocals, ACCOMPANIMENT: _sum(stems)}, rate)
+
+
+def zone_in_three(folder: Path | None) -> Song | None:
+    """Zone with drums and bass apart from the rest, as one stem: the song has no stem of either alone."""
+    tracks = tracks_of(folder, "zone")
+    if tracks is None:
+        return None
+    stems, rate = tracks
+    vocals, rhythm = stems.pop("Vocals30"), stems.pop("BassDrums30")
+    return summed("Zone", {VOCALS: vocals, RHYTHM: rhythm, "other": _sum(stems)}, rate)
 
 
 def funk(folder: Path | None) -> Song | None:

@@ -56,11 +56,12 @@ COLUMNS = """\
 """
 
 STATUS = """\
-*Real weights run here*: the project has fetched these very weights and compared their output with the original
-program's. *Format proven by golden*: the project has never run these very files; their format is read, and the network
-proven equal, on small checkpoints that the original program wrote (see [Parity](explanation/parity.md)). *Format read
-off the code*: neither these files nor any that the original program wrote were at hand; the format follows the
-program's source code, and the model's notes say what the network was compared with instead.
+*Trained with iseparate*: there is no other program to compare it with; what it does to real songs was measured. *Real
+weights run here*: the project has fetched these very weights and compared their output with the original program's.
+*Format proven by golden*: the project has never run these very files; their format is read, and the network proven
+equal, on small checkpoints that the original program wrote (see [Parity](explanation/parity.md)). *Format read off
+the code*: neither these files nor any that the original program wrote were at hand; the format follows the program's
+source code, and the model's notes say what the network was compared with instead.
 """
 
 
@@ -173,10 +174,13 @@ def _section(card: Card, songs: dict[str, Any] | None, chunking: dict[str, Any] 
     yield from (f"## {card.title} {{: #{_anchor(card)} }}", "", card.summary, "")
     if card.notes:
         yield from (card.notes.strip(), "")
-    yield from (f"```console\n$ iseparate models pull {card.id}\n$ iseparate song.mp3 -n {card.id}\n```", "")
+    pull = "" if card.in_package else f"$ iseparate models pull {card.id}\n"
+    yield from (f"```console\n{pull}$ iseparate song.mp3 -n {card.id}\n```", "")
     system = system_of(card)
     facts = {
         "id": f"`{card.id}`",
+        "more": f"[data, training, measurements]({card.page})" if card.page else "",
+        "made of": ", then ".join(f"[`{part}`](#{part})" for part in card.parts),
         "stems": ", ".join(card.stems),
         "status": card.status,
         "architecture": f"`{card.arch}`" + (", a reconstruction" if card.reconstruction else ""),
@@ -186,7 +190,8 @@ def _section(card: Card, songs: dict[str, Any] | None, chunking: dict[str, Any] 
         "one pass, measured": _deviation(card.id, chunking)
         or ("" if card.variant_of or not system else _deviation(system.name, chunking)),
         "sample rate": f"{card.sample_rate_hz} Hz, {card.channels} channels",
-        "settings": ", ".join(f"`{name} = {value}`" for name, value in card.settings.items()) or "the checkpoint's",
+        "settings": ", ".join(f"`{name} = {value}`" for name, value in card.settings.items())
+        or ("" if card.parts else "the checkpoint's"),
         "shares weights with": f"[`{card.variant_of}`](#{card.variant_of})" if card.variant_of else "",
         "licence of the code": card.code_licence,
         "licence of the weights": card.weights_licence,

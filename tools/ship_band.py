@@ -1,10 +1,13 @@
 """From what `make train-band` left in trained/ to what ships: weights, cards, credits, and the figures of their page.
 
     python tools/ship_band.py [--trained FOLDER]
+    python bench/band.py --songs FOLDER
+    python tools/ship_band.py --scores
 
-Writes weights of 16 bits and NOTICE.txt in src/iseparate/weights/shipped, the cards of the networks and the scores on
-the cards of the cascades, docs/measured/band.md and docs/pictures/band-training.png. The cascades' scores are those of
-bench/results/band.json; so ship, run bench/band.py, and ship again.
+The first writes weights of 16 bits and NOTICE.txt in src/iseparate/weights/shipped, the networks' cards, what the
+cascades' cards say of their training, docs/measured/band.md and docs/pictures/band-training.png; the cascades lose the
+scores they had. The last puts the scores of bench/results/band.json onto the cascades' cards, and refuses those of
+other weights.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import csv
 import datetime
 import json
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -24,11 +28,14 @@ import numpy as np
 import soundfile
 import tomli_w
 
+from iseparate.models._registry import architecture
 from iseparate.train.publish import Statements, make_card, read_trained
 from iseparate.weights.load import write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "src" / "iseparate" / "weights"
+PAGE = "explanation/band.md"
+CREDITS = "credits of the sounds it learnt from: iseparate/weights/shipped/NOTICE.txt"
 STEMS = ("drums", "bass", "other", "vocals")
 Row = dict[str, float]
 
@@ -53,27 +60,34 @@ NETWORKS = (
 
 
 def main() -> None:
-    """Read the trainings' folder and write all that comes of it."""
+    """Read the trainings' folder and write all that comes of it, or quote the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=Path, default=ROOT / "trained")
-    trained: Path = parser.parse_args().trained
+    parser.add_argument("--scores", action="store_true", help="only put measured scores onto the cascades' cards")
+    options = parser.parse_args()
+    if options.scores:
+        for network in NETWORKS:
+            quote_scores(network)
+        return
+    trained: Path = options.trained
     songs = trained / "band-songs"
     curves = {network: list(read_curve(trained / network.recipe / "metrics.csv")) for network in NETWORKS}
     heard = json.loads((songs / "band.json").read_text(encoding="utf-8"))
     for network, curve in curves.items():
         ship(network, trained / network.recipe / "last.ckpt", heard, hours(curve))
-        quote_scores(network.cascade)
     lines = [*training(curves), "", *sounds(songs), "", *levels(songs)]
     (ROOT / "docs" / "measured" / "band.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw(curves, ROOT / "docs" / "pictures" / "band-training.png")
+    files = " and ".join(f"{network.recipe}.safetensors" for network in NETWORKS)
     notice = (songs / "NOTICE.txt").read_text(encoding="utf-8")
     (WEIGHTS / "shipped" / "NOTICE.txt").write_text(
-        notice.replace("Songs made", "These weights learnt from songs made", 1), encoding="utf-8"
+        f"{files}: weights under the MIT licence of iseparate, which learnt from these songs.\n\n{notice}",
+        encoding="utf-8",
     )
 
 
 def ship(network: Network, checkpoint: Path, heard: dict[str, Any], hours_spent: float) -> None:
-    """Weights of 16 bits, and the card."""
+    """Weights of 16 bits, the card, and what the cascade's card says of it."""
     trained = read_trained(checkpoint)
     file = WEIGHTS / "shipped" / f"{network.recipe}.safetensors"
     write_weights(file, trained.weights, half=True)
@@ -81,27 +95,44 @@ def ship(network: Network, checkpoint: Path, heard: dict[str, Any], hours_spent:
     minutes = sum(song["seconds"] for song in heard["songs"]) / 60
     statements = Statements(
         title=network.title,
-        licence="MIT (credits of the sounds it learnt from: NOTICE.txt beside the file)",
+        licence=f"MIT ({CREDITS})",
         commercial_use=True,
         training_data=f"{minutes:.0f} minutes of the synthetic band, version {heard['settings']['version']}, seed "
-        f"{heard['settings']['seed']}, with sampled sounds, after Spleeter took the vocals (make train-band); "
+        f"{heard['settings']['seed']}, with sampled sounds, after Spleeter took the vocals; "
         f"{trained.about.data.songs} of {len(heard['songs'])} songs were trained on. No real song.",
         source=f"package:weights/shipped/{file.name}",
     )
     card = tomllib.loads(make_card(trained, file, statements))
     card["summary"] = network.summary
+    training = f"`make train-band BAND={network.recipe}`: {card['notes']} {hours_spent:.1f} hours on one core."
     card["notes"] = (
         f"The second part of {network.cascade}, for songs that have no vocals. Trained on songs made by rule alone, so "
-        "it knows the band's instruments better than yours; scores on real songs are those of "
-        f"{network.cascade}. {card['notes']} {hours_spent:.1f} hours on one core."
+        f"it knows the band's instruments better than yours; scores on real songs are those of {network.cascade}. "
+        f"{training}"
     )
-    (WEIGHTS / "cards" / f"{network.recipe}.toml").write_text(tomli_w.dumps(card), encoding="utf-8")
+    card["references"] = [architecture(card["arch"]).paper]
+    card["page"] = PAGE
+    for score in card["measured_scores"]:
+        score["dataset"] = f"synthetic band, {score['dataset'].partition(', ')[2]}, after Spleeter took the vocals"
+        score["command"] = f"make train-band BAND={network.recipe}"
+    write_card(card)
+    cascade = read_card(network.cascade)
+    cascade["notes"] = (
+        f"Two models, one after the other, in overlapping segments: spleeter-2stems takes the vocals, {network.recipe} "
+        "shares out what is left. Their weights are stored under their own names; those of the second come with the "
+        f"package. Training of the second: {training}"
+    )
+    cascade["training_data"] = f"Vocals: songs of Deezer's, not published. The rest: {statements.training_data}"
+    cascade["weights_licence"] = f"MIT (Deezer's, and iseparate's: {CREDITS})"
+    cascade["measured_scores"] = []
+    cascade["page"] = PAGE
+    write_card(cascade)
 
 
-def quote_scores(cascade: str) -> None:
-    """The scores on real songs, onto a cascade's card."""
-    path = WEIGHTS / "cards" / f"{cascade}.toml"
-    card = tomllib.loads(path.read_text(encoding="utf-8"))
+def quote_scores(network: Network) -> None:
+    """The scores on real songs, onto a cascade's card; SystemExit where they are those of other weights."""
+    card = read_card(network.cascade)
+    digest = read_card(network.recipe)["files"][0]["sha256"][:8]
     bench = json.loads((ROOT / "bench" / "results" / "band.json").read_text(encoding="utf-8"))
     card["measured_scores"] = [
         {
@@ -114,9 +145,23 @@ def quote_scores(cascade: str) -> None:
             "date": datetime.date.fromisoformat(bench["date"]),
         }
         for row in bench["rows"]
-        if row["estimate"] == cascade
+        if row["estimate"] == network.cascade and digest in row["weights"]
     ]
-    path.write_text(tomli_w.dumps(card), encoding="utf-8")
+    if not card["measured_scores"]:
+        sys.exit(
+            f"bench/results/band.json has no scores of {network.cascade} with {digest}...; run bench/band.py first"
+        )
+    write_card(card)
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """A card that is there already."""
+    return tomllib.loads((WEIGHTS / "cards" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def write_card(card: dict[str, Any]) -> None:
+    """Leave it where the package finds it."""
+    (WEIGHTS / "cards" / f"{card['id']}.toml").write_text(tomli_w.dumps(card), encoding="utf-8")
 
 
 def hours(curve: list[Row]) -> float:

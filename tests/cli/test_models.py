@@ -70,6 +70,16 @@ def test_the_list_has_a_line_for_each_model(iseparate, toy):
     assert names == sorted(names)
 
 
+def test_weights_in_the_package_are_not_to_be_fetched(iseparate):
+    lines = {line.split()[0]: line for line in iseparate("models", "list").out.splitlines() if line}
+    assert " here, MIT" in lines["band"]
+    assert " to fetch, MIT" in lines["band-4stems"]  # its first part
+    assert "come with this package" in iseparate("models", "info", "band").out
+    told = iseparate("models", "info", "band-4stems").out
+    assert "to fetch: iseparate models pull spleeter-2stems" in told
+    assert "to fetch: iseparate models pull band" not in told
+
+
 def test_the_list_keeps_claims_and_measurements_apart(iseparate, toy):
     toy.write_text(toy.read_text().replace('title = "A toy"', 'title = "A toy"\nsystems = ["spleeter-4stems"]'))
     outcome = iseparate("models", "list")

@@ -115,4 +115,4 @@ def test_sounds_that_are_gone(kit, table):
 def test_the_notice_names_licence_and_credit_of_each(kit):
     text = notice([OWN_SOUNDS, kit.credit_line()])
     assert "- iseparate synthesis: MIT" in text
-    assert "- A kit: CC-BY-3.0; Somebody, 2012\n" in text
+    assert "- A kit: CC-BY-3.0 (https://creativecommons.org/licenses/by/3.0/); Somebody, 2012\n" in text

@@ -31,7 +31,12 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="FILE", readable=False, help="File to write, ending in .safetensors.")
 ]
 
-MARKS = {"real weights run here": "", "format proven by golden": " *", "format read off the code": " **"}
+MARKS = {
+    "trained with iseparate": "",
+    "real weights run here": "",
+    "format proven by golden": " *",
+    "format read off the code": " **",
+}
 """After the word on a model's weights in the list: what its status is."""
 CARD = "Of the checkpoint of a training: its card"
 
@@ -44,7 +49,11 @@ def list_models(as_json: Json = False) -> None:
 
     cards = sorted(load_cards().values(), key=lambda card: card.id)
     cached_weights = {entry.weights_id for entry in open_store().list()}
-    here = {card.id for card in cards if all(part.weights_id in cached_weights for part in cards_of(card))}
+    here = {
+        card.id
+        for card in cards
+        if all(part.in_package or part.weights_id in cached_weights for part in cards_of(card))
+    }
     official = {card.variant_of: card for card in cards if card.variant_of}
     if as_json:
         rows = [{**_for_machines(card), "cached": card.id in here} for card in cards]
@@ -111,9 +120,9 @@ def info(model: Id, as_json: Json = False) -> None:
 
     card = find_card(model)
     entries = {entry.weights_id: entry for entry in open_store().list()}
-    parts = {part.id: entries.get(part.weights_id) for part in cards_of(card)}
+    parts = [(part, entries.get(part.weights_id)) for part in cards_of(card)]
     if as_json:
-        places = [{"path": str(entry.path), "sha256": entry.weights_sha256} for entry in parts.values() if entry]
+        places = [{"path": str(entry.path), "sha256": entry.weights_sha256} for _, entry in parts if entry]
         cached = None if len(places) < len(parts) else {"parts": places} if card.parts else places[0]
         typer.echo(json.dumps({**_for_machines(card), "cached": cached}, indent=2))
         return
@@ -125,10 +134,13 @@ def info(model: Id, as_json: Json = False) -> None:
     table.add_column(overflow="fold")
     for name, value in _facts(card).items():
         table.add_row(name, escape(value))
-    for part, entry in parts.items():
-        name = f"weights of {part}" if card.parts else "weights"
-        place = f"{entry.path} ({console.megabytes(entry.size_bytes)})" if entry else ""
-        table.add_row(name, escape(place or f"to fetch: iseparate models pull {part}"))
+    for part, entry in parts:
+        name = f"weights of {part.id}" if card.parts else "weights"
+        if entry:
+            place = f"{entry.path} ({console.megabytes(entry.size_bytes)})"
+        else:
+            place = "come with this package" if part.in_package else f"to fetch: iseparate models pull {part.id}"
+        table.add_row(name, escape(place))
         if entry:
             table.add_row("sha256", entry.weights_sha256)
     console.print_table(table)
@@ -374,7 +386,8 @@ def _facts(card: Card) -> dict[str, str]:
         "paper": system.paper if system else "",
         "stems": ", ".join(card.stems),
         "sample rate": f"{card.sample_rate_hz} Hz, {card.channels} channels",
-        "settings": ", ".join(f"{name} = {value}" for name, value in card.settings.items()) or "as published",
+        "settings": ", ".join(f"{name} = {value}" for name, value in card.settings.items())
+        or ("" if card.status == "trained with iseparate" else "as published"),
         "status": card.status,
         "parity, measured": f"{worst.error:.1e} of full scale at most (tolerance {worst.tolerance:.0e}; golden "
         f"{worst.golden}, {worst.variant})"
@@ -386,6 +399,7 @@ def _facts(card: Card) -> dict[str, str]:
         "made of": ", ".join(card.parts),
         "source": ", ".join(file.source for file in card.files),
         "references": ", ".join(card.references),
+        "more": f"docs/{card.page}" if card.page else "",
     }
     scores: list[tuple[str, PublishedScore | MeasuredScore, str]] = [
         *((f"published, {score.dataset}", score, score.source) for score in card.published_scores),

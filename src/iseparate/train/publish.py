@@ -210,7 +210,7 @@ def make_card(trained: Trained, file: Path, statements: Statements) -> str:
         "commercial_use": statements.commercial_use,
         "training_data": statements.training_data or _data(about),
         "references": [recipe.source, architecture(trained.weights.arch).paper],
-        "status": "real weights run here",
+        "status": "trained with iseparate",
         "reconstruction": recipe.reconstruction,
         "files": [
             {

@@ -47,10 +47,13 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Count = Annotated[StrictInt, Field(gt=0)]
 Scalar = StrictBool | StrictInt | StrictFloat | str
 Settings = dict[str, Scalar | list[Scalar]]
-Status = Literal["real weights run here", "format proven by golden", "format read off the code"]
+Status = Literal[
+    "trained with iseparate", "real weights run here", "format proven by golden", "format read off the code"
+]
 """How far a model is known to be the published one.
 
-*Real weights run here*: these very weights were run, and compared with the original program. *Format proven by
+*Trained with iseparate*: there is no other program to compare it with; of a bundle, one of its parts was. *Real weights
+run here*: these very weights were run, and compared with the original program. *Format proven by
 golden*: small checkpoints that the original program wrote are read, and give its output. *Format read off the code*:
 neither these weights nor any file of the original program were at hand; the format follows its source code, and the
 notes say what the network was compared with instead.
@@ -165,6 +168,8 @@ class _CardFields(_Frozen):
     training_data: Text
     references: tuple[Text, ...] = ()
     """Papers and repositories."""
+    page: Annotated[str, StringConstraints(pattern=r"^[a-z0-9/-]+\.md$")] | None = None
+    """Of this project's documentation, below ``docs/``: what else there is to know of the model."""
     published_scores: tuple[PublishedScore, ...] = ()
     measured_scores: tuple[MeasuredScore, ...] = ()
     status: Status
@@ -199,6 +204,11 @@ class Card(_CardFields):
 
     variant_of: Identifier | None = None
     """The model whose weights this one shares."""
+
+    @property
+    def in_package(self) -> bool:
+        """Whether all of its weights come with this package, so that nothing is ever fetched."""
+        return bool(self.files) and all(file.parsed_source.kind == "package" for file in self.files)
 
     @property
     def weights_id(self) -> str:

@@ -19,10 +19,16 @@ from typing import Literal
 
 from iseparate.errors import UsageError
 
-ALLOWED_LICENCES = frozenset(
-    {"MIT", "CC0-1.0", "LicenseRef-public-domain", "CC-BY-2.0", "CC-BY-2.5", "CC-BY-3.0", "CC-BY-4.0"}
-)
-"""SPDX names. Share-alike, non-commercial and copyleft licences are not among them."""
+ALLOWED_LICENCES = {
+    "MIT": "https://spdx.org/licenses/MIT.html",
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "LicenseRef-public-domain": "",
+    "CC-BY-2.0": "https://creativecommons.org/licenses/by/2.0/",
+    "CC-BY-2.5": "https://creativecommons.org/licenses/by/2.5/",
+    "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
+}
+"""SPDX names, and where the licence stands. Share-alike, non-commercial and copyleft licences are not among them."""
 
 OWN_SOUNDS = {"name": "iseparate synthesis", "licence": "MIT", "credit": "The iseparate developers"}
 """What a song's facts say of the band's own sounds."""
@@ -246,7 +252,11 @@ def named(words: tuple[str, ...]) -> tuple[SoundSource, ...]:
 
 def notice(used: Sequence[dict[str, str]]) -> str:
     """The text that credits sounds; each of `used` is a source's `credit_line`, or `OWN_SOUNDS`."""
-    lines = [f"- {sound['name']}: {sound['licence']}; {sound.get('credit', 'unknown')}" for sound in used]
+    lines = []
+    for sound in used:
+        address = ALLOWED_LICENCES.get(sound["licence"])
+        licence = f"{sound['licence']} ({address})" if address else sound["licence"]
+        lines.append(f"- {sound['name']}: {licence}; {sound.get('credit', 'unknown')}")
     return "\n".join(
         ["Songs made by rule by iseparate's synthetic band. Sounds that were used, and their licences:", "", *lines, ""]
     )
