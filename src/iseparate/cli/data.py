@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from iseparate.data.check import Report
     from iseparate.data.manifest import DataManifest
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: what is wrong with them, and which files they are.")
+data = typer.Typer(
+    no_args_is_help=True, help="Data sets: make them by rule, prepare them, say what is in them and what is wrong."
+)
 data.command()(prepare)
 data.command()(sounds)
 data.command()(strip)

@@ -155,7 +155,7 @@ def separate(
     [bold]Examples[/bold]
     iseparate song.mp3
     iseparate album/ -o stems --format flac --skip-existing
-    iseparate song.m4a --stems vocals --start 60 --duration 30
+    iseparate song.m4a --two-stems vocals --start 60 --duration 30
     """
     with _error_as_json(as_json, len(songs)):
         if plot:
