@@ -75,7 +75,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/make_peers.py
 	$(BIN)/python bench/end_to_end.py
 	$(BIN)/python bench/songs.py $(if $(SONGS),--songs "$(SONGS)")
-	$(BIN)/python bench/band.py $(if $(SONGS),--songs "$(SONGS)")
+	$(if $(SONGS),$(BIN)/python bench/band.py --songs "$(SONGS)")
 	$(BIN)/python bench/band_speed.py
 	$(BIN)/python bench/networks.py
 	$(BIN)/python bench/chunking.py $(if $(SONGS),--songs "$(SONGS)")

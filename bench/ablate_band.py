@@ -36,6 +36,7 @@ from iseparate import Separator
 from iseparate.evaluate.metrics import metric, pooled
 from iseparate.nn.stft import centred_signal, centred_spectrum, hann
 from iseparate.nn.wiener import expectation_maximisation
+from iseparate.whole_file import write_whole
 
 TRAINED = Path(__file__).resolve().parent.parent / "trained"
 BATCH = 8
@@ -97,7 +98,7 @@ def main() -> None:
             home = TRAINED / "ablations" / f"{name.replace(' ', '-')}-{seed}-{options.steps}"
             if not (home / "scores.json").exists() and train(VARIANTS[name], seed, options.steps, home):
                 found = scored(options.songs, estimator(str(home / "band.safetensors")))
-                (home / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
+                write_whole(home / "scores.json", json.dumps(found, indent=1) + "\n")
     write(options.steps)
 
 

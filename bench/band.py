@@ -10,6 +10,7 @@ Falcon 69 every frame is printed. `tools/ship_band.py` puts the scores onto the 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,7 +36,7 @@ COLUMNS = (songs.VOCALS, "drums", "bass", songs.RHYTHM, "other", songs.ACCOMPANI
 def main() -> None:
     """Score, and write results/band.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--songs", type=Path, help="folder with real multitrack songs")
+    parser.add_argument("--songs", type=Path, required=True, help="folder with real multitrack songs")
     parser.add_argument("--models", nargs="+", metavar="ID", default=MODELS)
     options = parser.parse_args()
     rows, frames = [], []
@@ -45,7 +46,7 @@ def main() -> None:
         (songs.falcon(), TEST),
     ):
         if song is None:
-            continue
+            sys.exit(f"a song is missing in {options.songs}, or Falcon 69 cannot be fetched; see bench/songs.py")
         named = f"{song.name} ({role}, {song.mix.shape[1] / song.sample_rate:.0f} s)"
         if song.name in AIMS:
             rows.append(row(named, "aim", {stem: f"{aim:.1f}" for stem, aim in AIMS[song.name].items()}))
@@ -93,7 +94,7 @@ def estimates(song: songs.Song, models: list[str]) -> Iterator[tuple[str, Mappin
 
 def weights(model: str) -> str:
     """What tells a model's weights from others."""
-    return ", ".join(f"{(part.files[0].sha256 or '')[:8]}" for part in cards_of(find_card(model)))
+    return ", ".join((part.files[0].sha256 or "")[:8] for part in cards_of(find_card(model)))
 
 
 def listed(score: songs.Score) -> str:

@@ -75,7 +75,7 @@ def main() -> None:
     heard = json.loads((songs / "band.json").read_text(encoding="utf-8"))
     for network, curve in curves.items():
         ship(network, trained / network.recipe / "last.ckpt", heard, hours(curve))
-    lines = [*training(curves), "", *sounds(songs), "", *levels(songs)]
+    lines = [*training(curves), "", *sounds(heard["songs"]), "", *levels(songs)]
     (ROOT / "docs" / "measured" / "band.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw(curves, ROOT / "docs" / "pictures" / "band-training.png")
     files = " and ".join(f"{network.recipe}.safetensors" for network in NETWORKS)
@@ -93,12 +93,13 @@ def ship(network: Network, checkpoint: Path, heard: dict[str, Any], hours_spent:
     write_weights(file, trained.weights, half=True)
     file.chmod(0o644)
     minutes = sum(song["seconds"] for song in heard["songs"]) / 60
+    sampled = "with sampled sounds, " if heard["settings"]["sounds"] else ""
     statements = Statements(
         title=network.title,
         licence=f"MIT ({CREDITS})",
         commercial_use=True,
         training_data=f"{minutes:.0f} minutes of the synthetic band, version {heard['settings']['version']}, seed "
-        f"{heard['settings']['seed']}, with sampled sounds, after Spleeter took the vocals; "
+        f"{heard['settings']['seed']}, {sampled}after Spleeter took the vocals; "
         f"{trained.about.data.songs} of {len(heard['songs'])} songs were trained on. No real song.",
         source=f"package:weights/shipped/{file.name}",
     )
@@ -187,10 +188,8 @@ def training(curves: dict[Network, list[Row]]) -> list[str]:
     return lines
 
 
-def sounds(folder: Path) -> list[str]:
+def sounds(songs: list[dict[str, Any]]) -> list[str]:
     """Who plays in how many songs."""
-    facts = json.loads((folder / "band.json").read_text(encoding="utf-8"))
-    songs = facts["songs"]
     genres = Counter(song["genre"] for song in songs)
     used = Counter(sound["name"] for song in songs for sound in song["sounds"])
     hours = sum(song["seconds"] for song in songs) / 3600
@@ -206,7 +205,7 @@ def levels(folder: Path) -> list[str]:
         powers, centres = {}, {}
         for stem in STEMS:
             sound = soundfile.read(home / f"{stem}.wav", dtype="float32")[0].mean(1)
-            spectrum = np.square(np.abs(np.fft.rfft(sound[: 1 << 21])))
+            spectrum = np.square(np.abs(np.fft.rfft(sound[: 1 << 21])))  # 48 s, a length that is quick to transform
             powers[stem] = float(spectrum.sum())
             centres[stem] = float(np.average(np.linspace(0, 22050, len(spectrum)), weights=spectrum + 1e-20))
         for stem in STEMS:
@@ -216,6 +215,8 @@ def levels(folder: Path) -> list[str]:
     lines = ["| stem | level beside the others, dB (mean, deviation) | centre of its spectrum, Hz (median) |"]
     lines.append("|" + " --- |" * 3)
     for stem, values in found.items():
+        if not values:  # it never sounds, or alone
+            continue
         level, centre = np.array(values).T
         lines.append(f"| {stem} | {level.mean():.1f}, {level.std():.1f} | {np.median(centre):.0f} |")
     return lines

@@ -13,6 +13,7 @@ import torch
 from iseparate import Separator
 from iseparate.errors import UsageError
 from iseparate.models.band import Band, Config
+from iseparate.models.cascade import Config as Bundle
 from iseparate.weights.card import cards_of, find_card
 from iseparate.weights.load import Weights, load_model, load_ready, write_weights
 
@@ -25,6 +26,13 @@ weights_licence = "MIT"
 commercial_use = true
 training_data = "none"
 status = "real weights run here"
+"""
+
+FILE = """
+[[files]]
+name = "x.safetensors"
+source = "file:{path}"
+sha256 = "{sha256}"
 """
 
 
@@ -42,7 +50,7 @@ def cards(tiny, tmp_path, monkeypatch):
         ("two", "band", band, ["drums", "bass", "other"]),
     ):
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        file = f'[[files]]\nname = "x.safetensors"\nsource = "file:{path}"\nsha256 = "{sha256}"\n'
+        file = FILE.format(path=path, sha256=sha256)
         (folder / f"{name}.toml").write_text(f'id = "{name}"\narch = "{arch}"\nstems = {stems}\n{COMMON}{file}')
     stems = ["vocals", "drums", "bass", "other"]
     text = f'id = "both"\narch = "cascade"\nstems = {stems}\nparts = ["one", "two"]\n{COMMON}'
@@ -76,6 +84,22 @@ def test_vocals_are_the_first_models(cards, song):
     np.testing.assert_allclose(pair["vocals"] + pair["no_vocals"], mix, atol=1e-6)
 
 
+def test_parts_that_do_not_fit_are_refused_in_a_sentence(cards, iseparate, song):
+    card = cards / "both.toml"
+    card.write_text(card.read_text().replace('["one", "two"]', '["two", "one"]'))
+    refused = iseparate(song, "-n", "both")
+    assert refused.status != 0
+    assert "cascade cannot be built: a part has no stem accompaniment to hand on" in refused.sentence
+
+
+def test_a_cascades_own_file_whose_parts_do_not_fit_is_refused_in_a_sentence(iseparate, song, here):
+    config = {**dataclasses.asdict(Bundle.tiny()), "hands_on": ["drums"]}
+    write_weights(here / "odd.safetensors", Weights("cascade", config, {"x": torch.zeros(1)}))
+    refused = iseparate(song, "-n", here / "odd.safetensors")
+    assert refused.status != 0
+    assert "cascade cannot be built: a part has no stem drums to hand on" in refused.sentence
+
+
 def test_its_weights_are_its_parts(cards, iseparate):
     rows = {row["id"]: row for row in iseparate("models", "list", "--json").json}
     assert not rows["both"]["cached"]
@@ -98,8 +122,14 @@ def test_a_bundle_of_bundles_is_refused(cards):
         load_model("more")
 
 
-def test_files_and_parts_exclude_each_other(cards):
-    text = (cards / "both.toml").read_text().replace('parts = ["one", "two"]', "parts = []")
+@pytest.mark.parametrize("neither", [True, False])
+def test_a_card_has_either_files_or_parts(cards, neither):
+    text = (cards / "both.toml").read_text()
+    text = (
+        text.replace('parts = ["one", "two"]', "parts = []")
+        if neither
+        else text + FILE.format(path="/x", sha256=64 * "0")
+    )
     (cards / "both.toml").write_text(text)
     with pytest.raises(UsageError, match="files, or parts"):
         load_model("both")

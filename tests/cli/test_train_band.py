@@ -106,6 +106,7 @@ def test_what_was_trained_ships_with_its_cards_and_the_scores_of_these_very_weig
     for recipe in ("band", "band-d3net"):
         assert read_weights(here / f"src/iseparate/weights/shipped/{recipe}.safetensors").arch == "band"
         assert "seed 0, 4 steps" in card(recipe).notes
+        assert "sampled" not in card(recipe).training_data
     assert "make train-band BAND=band-d3net" in card("d3net-band").notes
     assert card("d3net-band").measured_scores == ()
     assert "| D3Net (`band-d3net`) | 4 |" in (here / "docs/measured/band.md").read_text()

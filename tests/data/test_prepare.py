@@ -14,6 +14,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from noise_songs import RATE, STEMS, noise, song
 from typer.testing import CliRunner
 
@@ -249,7 +250,7 @@ def test_a_folder_with_something_else_in_it_is_refused(musdb, tmp_path):
 
 def test_two_runs_do_not_share_a_folder(musdb, tmp_path):
     (tmp_path / "out").mkdir()
-    with preparing.FileLock(tmp_path / "out/.lock"), pytest.raises(UsageError, match="another run"):
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(OutputError, match="another run"):
         make(musdb, tmp_path / "out")
 
 

@@ -123,7 +123,6 @@ def test_echoes_come_on_time():
     click = np.zeros((2, RATE), dtype=np.float32)
     click[:, 0] = 1.0
     wet = np.square(mixing.echo(click, stream(1, "echo"), 0.25)).sum(axis=0)
-    assert np.argmax(wet[:8000]) < 200 or wet[:8000].max() < 1e-9
     assert abs(int(np.argmax(wet)) - in_samples(0.25)) < 60
     assert not np.any(wet[: in_samples(0.25) - 1] > 1e-9)
 

@@ -182,16 +182,49 @@ def test_a_strange_band_file(tmp_path, content):
         render_folder(tmp_path, THREE_SONGS, SHORT)
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        *("", "[]", "{", "[" * 100_000, '{"sounds": null}', '{"sounds": [{}, 3]}'),
+        '{"sounds": [{"name": "x", "licence": [], "credit": 3}]}',
+    ],
+)
+def test_what_is_strange_in_a_songs_facts_is_passed_over(tmp_path, strange):
+    render_folder(tmp_path, THREE_SONGS / 3, SHORT)
+    (tmp_path / "song-00000/song.json").write_text(strange)
+    assert render_folder(tmp_path, THREE_SONGS * 2 / 3, SHORT).fresh == 1
+    assert "iseparate synthesis" in (tmp_path / "NOTICE.txt").read_text()
+    assert "song-00001" in {song["folder"] for song in json.loads((tmp_path / "band.json").read_text())["songs"]}
+
+
+def test_a_songs_facts_do_not_say_which_folder_it_is(tmp_path):
+    render_folder(tmp_path, THREE_SONGS / 3, SHORT)
+    (tmp_path / "song-00000/song.json").write_text('{"folder": "../elsewhere"}')
+    render_folder(tmp_path, THREE_SONGS * 2 / 3, SHORT)
+    assert json.loads((tmp_path / "band.json").read_text())["songs"][0]["folder"] == "song-00000"
+
+
+def test_facts_that_a_kill_kept_from_being_written_are_written(tmp_path):
+    render_folder(tmp_path, THREE_SONGS / 3, SHORT)
+    facts = json.loads((tmp_path / "band.json").read_text())
+    (tmp_path / "band.json").write_text(json.dumps(facts | {"songs": []}))
+    render_folder(tmp_path, THREE_SONGS / 3, SHORT)
+    assert json.loads((tmp_path / "band.json").read_text()) == facts
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear")
+    (tmp_path / ".song-00000.part").mkdir()
     with pytest.raises(UsageError, match="not empty"):
         render_folder(tmp_path, THREE_SONGS, SHORT)
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", ".song-00000.part", ".lock"}
 
 
 def test_two_runs_at_once(band):
-    with FileLock(band / ".lock"), pytest.raises(OutputError, match="another run"):
-        render_folder(band, THREE_SONGS, SHORT)
+    with FileLock(band / ".lock"):
+        assert render_folder(band, THREE_SONGS, SHORT).fresh == 0  # nothing is left to write
+        with pytest.raises(OutputError, match="another run"):
+            render_folder(band, 2 * THREE_SONGS, SHORT)
 
 
 def test_a_small_disk_is_noticed_first(tmp_path, monkeypatch):

@@ -115,7 +115,10 @@ def test_filters_open_in_a_build_and_in_full_sections():
         return float(cutoffs[round(seconds * RATE / 256)])
 
     for section in song.sections:
-        start, end = song.bar_starts[section.first_bar], song.bar_starts[section.first_bar + section.bars]
+        start, end = (
+            song.bar_starts_seconds[section.first_bar],
+            song.bar_starts_seconds[section.first_bar + section.bars],
+        )
         if end > 149.0:
             break
         if section.kind == "build":
@@ -130,7 +133,7 @@ def test_risers_swell_into_the_chorus_and_stop():
     for seed in range(300):
         song = compose(seed, 20.0)
         song = replace(song, genre=replace(song.genre, risers=1.0))
-        choruses = [song.bar_starts[part.first_bar] for part in song.sections[1:] if part.kind == "chorus"]
+        choruses = [song.bar_starts_seconds[part.first_bar] for part in song.sections[1:] if part.kind == "chorus"]
         rising = harmony._risers(song, 20 * RATE)
         if not choruses or choruses[0] > 19.0:
             assert choruses or not np.any(rising)
@@ -208,7 +211,7 @@ def test_the_bus_pumps_without_a_kick():
         rng = stream(seed, "pump")
         pumped = harmony._strip(song, rng, part, held.copy(), [])
         level = np.square(pumped).mean(axis=0)[RATE : 3 * RATE].reshape(-1, 441).mean(axis=1)
-        beat = round(60.0 / song.tempo * 100)
+        beat = round(60.0 / song.tempo_bpm * 100)
         curve = level[: len(level) // beat * beat].reshape(-1, beat).mean(axis=0)
         depths.append(10 * np.log10(curve.max() / curve.min()))
     assert np.median(depths) > 2.0

@@ -18,11 +18,11 @@ MANY = range(60)
 def test_a_song_is_as_long_as_asked_and_in_order():
     for seed in MANY:
         song = compose(seed, 40.0)
-        starts = np.array(song.bar_starts)
+        starts = np.array(song.bar_starts_seconds)
         assert starts[-1] >= 40.0
         assert (np.diff(starts) > 0).all()
         assert sum(section.bars for section in song.sections) == song.bars == len(starts) - 1
-        assert 60.0 <= song.tempo <= 180.0
+        assert 60.0 <= song.tempo_bpm <= 180.0
 
 
 def test_all_genres_occur_and_their_grooves_fill_a_bar():
@@ -63,7 +63,7 @@ def test_drum_strokes_lie_near_the_grid():
         song = compose(seed, 20.0)
         grid = np.array([song.when(bar, step) for bar in range(song.bars) for step in range(song.genre.steps)])
         hits = drums.write_part(song)
-        away = np.array([np.abs(grid - hit.seconds).min() for hit in hits] or [0.0])
+        away = np.array([np.abs(grid - hit.start_seconds).min() for hit in hits] or [0.0])
         # flams come 25 ms early on purpose; all else stays within a few deviations of a player's timing
         assert np.mean(away < 4.0 * song.genre.looseness_seconds + 1e-6) > 0.95
         assert away.max() < 0.09
@@ -76,7 +76,7 @@ def test_onsets_of_the_sound_are_where_the_strokes_are():
     level = np.square(stem).mean(axis=0).reshape(-1, 441).mean(axis=1)  # 10 ms
     rises = level[1:] / (level[:-1] + 1e-3 * level.max())
     for hit in hits:
-        frame = round(hit.seconds * 100)
+        frame = round(hit.start_seconds * 100)
         assert rises[frame - 2 : frame + 2].max() > 5.0
 
 
@@ -93,7 +93,7 @@ def test_bass_notes_are_low_and_begin_with_the_root():
         song = compose(seed, 20.0)
         for note in bass.write_part(song).notes:
             for bar in range(song.bars):
-                if abs(note.start_seconds - song.bar_starts[bar]) < 0.03 and note.articulation != "ghost":
+                if abs(note.start_seconds - song.bar_starts_seconds[bar]) < 0.03 and note.articulation != "ghost":
                     rooted += round(note.pitch) % 12 == song.chord(bar, 0).root
                     break
     assert rooted > 200

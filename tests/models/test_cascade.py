@@ -58,9 +58,25 @@ SPLEETER = Config.tiny().parts[0]
         ({"parts": (SPLEETER, SPLEETER)}, "same stem"),
         ({"parts": (SPLEETER, replace(BAND, config={**BAND.config, "sample_rate": 8000}))}, "one rate"),
         ({"parts": (SPLEETER, replace(BAND, config={"widths": "no"}))}, "cannot be built"),
+        ({"parts": (SPLEETER, replace(BAND, config={**BAND.config, "depth": 3}))}, "no setting depth"),
+        ({"parts": (SPLEETER, replace(BAND, config={**BAND.config, "hop_samples": 0}))}, "cannot be built"),
         ({"overlap": 1.0}, "overlap"),
     ],
 )
 def test_bundles_that_cannot_be_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         Cascade(replace(Config.tiny(), **change))
+
+
+def test_a_stem_that_was_handed_on_may_come_back_of_the_last_part(mix):
+    """Drums, bass and other; and what is other, in two again, one of them called other."""
+    torch.manual_seed(0)
+    last = Part(arch="band", config={**BAND.config, "stems": ("piano", "other")})
+    model = Cascade(replace(Config.tiny(), parts=(BAND, last), hands_on=("other",))).eval()
+    assert model.spec.stems == ("drums", "bass", "piano", "other")
+    assert model.spec.residual_stem == "other"
+    assert model.spec.couples == (("drums", "bass"), ("piano", "other"))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(mix).sum(1), mix, atol=1e-5, rtol=0)
+    assert model.narrowed(("other",)) is model
+    assert model.narrowed(("bass",)).spec.stems == ("drums", "bass")

@@ -39,11 +39,11 @@ def strip(
     from iseparate.data import open_dataset
     from iseparate.data.strip import strip as strip_all
 
-    with rendering() as progress:
-        dataset = open_dataset(spec, progress=progress)
     with open_separator(name) as separator:
         if stem not in separator.stems:
             raise UnknownStemError(f"{name} has no stem {stem!r}, it has {', '.join(separator.stems)}")
+        with rendering() as progress:
+            dataset = open_dataset(spec, progress=progress)
 
         def estimate(mix: Samples, sample_rate: int) -> Samples:
             return separator.separate(mix, sample_rate, stems=[stem])[stem]

@@ -19,10 +19,10 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from iseparate.audio.resample import resample_blocks, resampled_length
+from iseparate.data.alone import LOCK_FILE, alone
 from iseparate.data.open import Dataset
 from iseparate.data.shards import DTYPES, FORMAT, INDEX_NAME, SONGS_NAME, Index, SampleFormat, Song
 from iseparate.data.track import MIXTURE, Track
@@ -106,8 +106,8 @@ def prepare(
         progress: see there.
 
     Raises:
-        UsageError: arguments that cannot be used; a folder with something else in it, or in use.
-        OutputError: the disk has too little room (before anything is written), or refuses.
+        UsageError: arguments that cannot be used; a folder with something else in it.
+        OutputError: the disk has too little room (before anything is written), or refuses; a folder in use.
         AudioError: no song at all can be used. Single ones are named in the result.
     """
     if not 1_000 <= sample_rate <= 384_000:
@@ -116,8 +116,10 @@ def prepare(
         raise UsageError(f"the sample format {sample_format!r} was asked for: expected int16 or float32")
     if jobs < 1:
         raise UsageError(f"{jobs} jobs were asked for: expected 1 or more")
-    with _disk_errors(folder), _only_one(folder):
-        return _prepare(data, folder, sample_rate, sample_format, jobs, progress)
+    with _disk_errors(folder):
+        _refuse_strange(folder)
+        with alone(folder):
+            return _prepare(data, folder, sample_rate, sample_format, jobs, progress)
 
 
 def _prepare(
@@ -316,25 +318,16 @@ def _remove_strangers(songs: Path, index: Index) -> None:
             path.unlink()
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder against other runs; UsageError where it is in use or holds something else."""
-    if folder.exists() and not folder.is_dir():
+def _refuse_strange(folder: Path) -> None:
+    """UsageError where the folder holds something else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise UsageError(f"{folder} is a file: expected a folder for the prepared songs; choose another with -o")
-    folder.mkdir(parents=True, exist_ok=True)
-    ours = {INDEX_NAME, SONGS_NAME, f".{INDEX_NAME}.part", ".lock"}
+    ours = {INDEX_NAME, SONGS_NAME, f".{INDEX_NAME}.part", LOCK_FILE}
     strange = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if strange:
         raise UsageError(f"{folder} holds something else ({strange[0][:60]}): choose an empty or new folder with -o")
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"{folder} is being prepared by another run: wait for it, or choose another with -o") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

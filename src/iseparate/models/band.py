@@ -78,10 +78,8 @@ class Config:
         above = self.frame_samples // 2 - self.linear_bins
         if above < 0 or above % self.group_bins:
             raise ValueError(f"the {above} bins above linear_bins are no groups of {self.group_bins}")
-        if (
-            self.bands % (_FOLD_BANDS * 2**self.halvings)
-            or self.bands // _FOLD_BANDS < self.narrowing * 2**self.halvings
-        ):
+        coarsest = self.narrowing if self.body == "u_net" else 2
+        if self.bands % (_FOLD_BANDS * 2**self.halvings) or self.bands // _FOLD_BANDS < coarsest * 2**self.halvings:
             raise ValueError(f"{self.bands} bands cannot be halved {self.halvings} times after tiles of {_FOLD_BANDS}")
 
     @property
@@ -130,9 +128,11 @@ class Residual(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.narrow = nn.Parameter(torch.randn(narrow, bands) / bands**0.5)
-        self.widen = nn.Parameter(0.01 * torch.randn(bands, narrow))
+        self.narrow = nn.Parameter(torch.empty(narrow, bands))
+        self.widen = nn.Parameter(torch.empty(bands, narrow))
         self.bias = nn.Parameter(torch.zeros(bands))
+        nn.init.normal_(self.narrow, std=bands**-0.5)
+        nn.init.normal_(self.widen, std=0.01)
         nn.init.normal_(self.second.weight, std=0.1 / (9 * channels) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -79,10 +81,14 @@ class Config:
 def _built(part: Part) -> SeparationModel:
     """The network of a part; ValueError where its settings will not do."""
     arch = architecture(part.arch)
+    if unknown := sorted(set(part.config) - {field.name for field in fields(arch.config)}):
+        raise ValueError(f"{part.arch} has no setting {', '.join(unknown)}")
     try:
         return arch.model(TypeAdapter(arch.config).validate_python(part.config))
     except ValidationError as fault:
         raise ValueError(f"{part.arch} cannot be built: {fault.errors(include_url=False)[0]['msg']}") from None
+    except ArithmeticError as fault:  # a Config that divides before it looks
+        raise ValueError(f"{part.arch} cannot be built: {fault}") from None
 
 
 @register("cascade", config=Config, paper="This project: each part is a system of its own", domain="spectrogram")
@@ -117,18 +123,17 @@ class Cascade(SeparationModel):
 
     def narrowed(self, stems: tuple[str, ...]) -> SeparationModel:
         """As the base: the parts that come after all of `stems` have been found are left out."""
-        missing, kept = set(stems), list[SeparationModel]()
-        for part in self._models:
-            kept.append(part)
-            missing -= set(part.spec.stems)
-            if not missing:
+        found, count = set[str](), 0
+        for own in _own_stems([part.spec for part in self._models], self._handed_on):
+            found |= set(own)
+            count += 1
+            if found >= set(stems):
                 break
-        if len(kept) == len(self.parts):
+        if count == len(self.parts):
             return self
         shorter = copy.copy(self)
-        shorter._modules = {**self._modules, "parts": nn.ModuleList(kept)}
-        shorter._handed_on = self._handed_on[: len(kept)]  # what the last one would hand on is nobody's
-        found = {stem for part in kept for stem in part.spec.stems}
+        shorter._modules = {**self._modules, "parts": nn.ModuleList(self._models[:count])}
+        shorter._handed_on = self._handed_on[:count]  # what the last one would hand on is nobody's
         shorter.spec = replace(
             self.spec,
             stems=tuple(stem for stem in self.spec.stems if stem in found),
@@ -139,6 +144,14 @@ class Cascade(SeparationModel):
         return shorter
 
 
+def _own_stems(specs: Sequence[ModelSpec], hands_on: Sequence[str]) -> list[tuple[str, ...]]:
+    """Of each part, the stems that are the whole's too: all but the one it hands on."""
+    return [
+        tuple(stem for stem in spec.stems if stem != handed_on)
+        for spec, handed_on in zip_longest(specs, hands_on[: len(specs)])
+    ]
+
+
 def _spec(config: Config, specs: list[ModelSpec]) -> ModelSpec:
     for spec, stem in zip(specs, config.hands_on, strict=False):
         if stem not in spec.stems:
@@ -147,10 +160,10 @@ def _spec(config: Config, specs: list[ModelSpec]) -> ModelSpec:
         raise ValueError("the parts of a cascade have one rate and one number of channels")
     if any(spec.track_statistics != "none" or spec.two_pass or spec.stems_in_any_order for spec in specs):
         raise ValueError("a part that must know the whole song beforehand cannot be in a cascade")
-    stems = [stem for spec in specs for stem in spec.stems if stem not in config.hands_on]
+    own = _own_stems(specs, config.hands_on)
+    stems = [stem for stems in own for stem in stems]
     if len(set(stems)) < len(stems):
         raise ValueError(f"two parts of the cascade give the same stem, of {', '.join(stems)}")
-    own = [tuple(stem for stem in spec.stems if stem not in config.hands_on) for spec in specs]
     consistent = all(spec.mixture_consistent for spec in specs)
     return ModelSpec(
         stems=tuple(stems),

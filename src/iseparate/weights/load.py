@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from iseparate.errors import CheckpointError, UsageError
+from iseparate.errors import CheckpointError, IseparateError, UsageError
 from iseparate.models._base import SeparationModel
 from iseparate.models._registry import (
     Architecture,
@@ -262,10 +262,14 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def bare_model(arch: Architecture, config: Any) -> SeparationModel:
-    """The network without values: for what it is made of, or to be filled; CheckpointError where it is too large."""
+    """The network without values: for what it is made of, or to be filled; CheckpointError where it cannot be."""
     try:
         with _NoInitialisation():
             return arch.model(config)
+    except IseparateError:
+        raise
+    except ValueError as error:  # parts of a bundle that do not fit together
+        raise CheckpointError(f"{arch.name} cannot be built: {error}") from None
     except (RuntimeError, MemoryError) as error:
         raise CheckpointError(f"a network of this size cannot be built here: {error}") from error
 

@@ -37,11 +37,7 @@ class RenderedSong:
     @property
     def mixture(self) -> Samples:
         """The exact sum of the stems."""
-        total, *rest = self.stems.values()
-        total = total.copy()
-        for stem in rest:
-            total += stem
-        return total
+        return mixing.summed(self.stems)
 
 
 def render_song(seed: int, seconds: float, stems: Sequence[str] = STEMS) -> dict[str, Samples]:
@@ -69,14 +65,14 @@ def render(
     samples = in_samples(seconds)
     song = compose(seed, seconds)
     hits = drums.write_part(song)
-    kicks = [hit.seconds for hit in hits if hit.piece == "kick"]
+    kicks_seconds = [hit.start_seconds for hit in hits if hit.piece == "kick"]
     bass_part = bass.write_part(song)
     harmony_parts = harmony.write_parts(song)
     voice_part = voice.write_part(song)
     players = {
         "drums": lambda: drums.render(song, hits, samples),
-        "bass": lambda: bass.render(song, bass_part, kicks, samples),
-        "other": lambda: harmony.render(song, harmony_parts, kicks, samples),
+        "bass": lambda: bass.render(song, bass_part, kicks_seconds, samples),
+        "other": lambda: harmony.render(song, harmony_parts, kicks_seconds, samples),
         "vocals": lambda: voice.render(song, voice_part, samples),
     }
     rng = stream(seed, "mix")
@@ -143,7 +139,7 @@ def _facts(
         "sample_rate_hz": SAMPLE_RATE,
         "genre": song.genre.name,
         "key": song.key_name,
-        "tempo_bpm": round(song.tempo, 2),
+        "tempo_bpm": round(song.tempo_bpm, 2),
         "swing": round(song.swing, 3),
         "sections": [{"kind": section.kind, "bars": section.bars} for section in song.sections],
         "sounding_stems": list(sounding),

@@ -10,6 +10,7 @@ from iseparate.data.synthetic import filters, mixing
 from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.song import Chord, Song, nearest_pitch, scale_step, weighted
 from iseparate.data.synthetic.sounds import (
+    SAMPLE_RATE,
     Note,
     Timbre,
     between,
@@ -179,7 +180,6 @@ class _Strings:
     def __init__(self, rng: np.random.Generator, kind: str):
         position = between(rng, 0.07, 0.25) if kind != "upright" else between(rng, 0.25, 0.4)
         tilt = {"finger": 1.35, "pick": 0.95, "slap": 0.9, "upright": 1.5}[kind] + between(rng, -0.15, 0.15)
-        self._kind = kind
         number = np.arange(1, 401)
         pickup = 0.15 + np.abs(np.sin(np.pi * number * between(rng, 0.1, 0.3)))
         body = ((between(rng, 90.0, 180.0), 5.0, 0.5), (between(rng, 600.0, 1200.0), 4.0, 0.6))
@@ -199,7 +199,9 @@ class _Strings:
         if note.glide_from is not None:
             frequency = glide(count, note.glide_from, note.pitch, between(rng, 0.05, 0.16))
         else:
-            wobble = np.exp(-np.arange(count) / (0.03 * 44100)) * 0.004 * note.velocity  # a plucked string starts sharp
+            wobble = (
+                np.exp(-np.arange(count) / (0.03 * SAMPLE_RATE)) * 0.004 * note.velocity
+            )  # a plucked string starts sharp
             frequency = midi_hz(note.pitch) * (1.0 + wobble + between(rng, -0.0012, 0.0012))
         hard = self._open_hz * (0.4 + 0.9 * note.velocity) * (1.9 if note.articulation in ("slap", "pop") else 1.0)
         floor = self._dull_hz * (0.5 if dead else 1.0)

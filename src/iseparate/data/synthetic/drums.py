@@ -10,7 +10,16 @@ from iseparate.data.synthetic import filters, mixing
 from iseparate.data.synthetic.drum_kit import Kit
 from iseparate.data.synthetic.genres import Groove
 from iseparate.data.synthetic.song import Song, weighted
-from iseparate.data.synthetic.sounds import between, between_log, chance, in_samples, pick, place, stream
+from iseparate.data.synthetic.sounds import (
+    SPEED_OF_SOUND_METRES_PER_SECOND,
+    between,
+    between_log,
+    chance,
+    in_samples,
+    pick,
+    place,
+    stream,
+)
 from iseparate.types import Samples
 
 _VELOCITIES = {"X": (0.85, 1.0), "x": (0.55, 0.82), "o": (0.18, 0.4), "?": (0.4, 0.8)}
@@ -20,14 +29,13 @@ _BUSES |= {"high_tom": "toms", "mid_tom": "toms", "floor": "toms"}
 # What a close microphone hears of the other drums: the level's mean in dB, and the way in metres.
 _BLEED = {("snare", "kit"): (-17.0, 0.5), ("snare", "kick"): (-20.0, 0.7), ("kick", "snare"): (-24.0, 0.8)}
 _BLEED |= {("toms", "snare"): (-20.0, 0.5), ("toms", "kit"): (-18.0, 0.6)}
-_METRES_PER_SECOND = 343.0
 
 
 @dataclass(frozen=True)
 class Hit:
     """One stroke."""
 
-    seconds: float
+    start_seconds: float
     piece: str
     velocity: float
 
@@ -60,7 +68,7 @@ def write_part(song: Song) -> list[Hit]:
         if fresh and section.energy > 0.5 and chance(rng, 0.75):
             hits.append(Hit(song.when(bar, 0), "crash", between(rng, 0.6, 1.0)))
         hits += _groove(song, rng, bar, groove, filled, embellish)
-    return sorted(hits, key=lambda hit: hit.seconds)
+    return sorted(hits, key=lambda hit: hit.start_seconds)
 
 
 def render(song: Song, hits: list[Hit], samples: int) -> Samples:
@@ -98,7 +106,7 @@ def _struck(song: Song, kit: Kit, hits: list[Hit], samples: int, by_hand: bool) 
     for number, (hit, take) in enumerate(zip(hits, takes, strict=True)):
         # the level follows the strength, the sound itself comes in a few strengths
         sound = kit.hit(hit.piece, hit.velocity, int(take)) * np.float32(hit.velocity**1.3)
-        start = in_samples(hit.seconds)
+        start = in_samples(hit.start_seconds)
         if hit.piece == "open":
             sound = _closed_by_next(sound, start, hits[number + 1 : number + 40])
         if by_hand:
@@ -128,7 +136,7 @@ def _room_of(rng: np.random.Generator, buses: dict[str, Samples]) -> Samples:
         dull = {name: filters.lowpass(mono[name], between(rng, 3000.0, 9000.0), 1) for name in ("kick", "snare", "kit")}
         for (into, source), (level_db, metres) in _BLEED.items():
             gain = 10.0 ** ((level_db + bleeds + float(rng.normal(0.0, 2.0))) / 20.0)
-            late = in_samples(metres * between(rng, 0.8, 1.3) / _METRES_PER_SECOND)
+            late = in_samples(metres * between(rng, 0.8, 1.3) / SPEED_OF_SOUND_METRES_PER_SECOND)
             place(buses[into], dull[source], late, gain, gain)
     air = np.zeros_like(everything)
     if chance(rng, 0.8):
@@ -136,7 +144,7 @@ def _room_of(rng: np.random.Generator, buses: dict[str, Samples]) -> Samples:
         skins = filters.highpass(mono["kick"] + mono["snare"] + mono["toms"], between_log(rng, 80.0, 400.0), 1)
         gain = 10.0 ** (between(rng, -14.0, -4.0) / 20.0)
         for left, right in ((gain, 0.0), (0.0, gain)):
-            place(air, skins, in_samples(between(rng, 0.9, 1.5) / _METRES_PER_SECOND), left, right)
+            place(air, skins, in_samples(between(rng, 0.9, 1.5) / SPEED_OF_SOUND_METRES_PER_SECOND), left, right)
     wet = filters.convolve(everything, mixing.room(rng))
     if chance(rng, 0.5):
         wet = mixing.compress(wet, rng, chance_of=1.0, ratio=between(rng, 4.0, 10.0))
@@ -197,7 +205,7 @@ def _closed_by_next(sound: Samples, start: int, following: list[Hit]) -> Samples
     """An open hi-hat rings until the next stroke on it."""
     for later in following:
         if later.piece in ("hat", "open", "pedal"):
-            length = in_samples(later.seconds) - start
+            length = in_samples(later.start_seconds) - start
             if 0 < length < len(sound):
                 sound = sound[: length + in_samples(0.01)].copy()
                 fade = len(sound) - length

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from iseparate.types import Samples
 
-_RATE = 44100
+SAMPLE_RATE = 44100
 FRAME = 1024
 HOP = 256
 
@@ -21,7 +21,7 @@ HOP = 256
 @lru_cache(maxsize=256)
 def _butterworth(kind: str, low_hz: float, high_hz: float, order: int) -> NDArray[np.float64]:
     edge = [low_hz, high_hz] if kind == "bandpass" else low_hz
-    return np.asarray(scipy.signal.butter(order, edge, kind, fs=_RATE, output="sos"))
+    return np.asarray(scipy.signal.butter(order, edge, kind, fs=SAMPLE_RATE, output="sos"))
 
 
 def lowpass(sound: Samples, hz: float, order: int = 2) -> Samples:
@@ -63,7 +63,7 @@ def shelf(hz: float, gain_db: float, high: bool) -> NDArray[np.float64]:
 
 
 def _cookbook(hz: float, gain_db: float, quality: float) -> tuple[float, float, float]:
-    angle = 2.0 * np.pi * min(hz, 20000.0) / _RATE
+    angle = 2.0 * np.pi * min(hz, 20000.0) / SAMPLE_RATE
     return 10.0 ** (gain_db / 40.0), float(np.cos(angle)), float(np.sin(angle) / (2.0 * quality))
 
 
@@ -112,7 +112,7 @@ def spread_evenly(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.f
 
 def frame_bins_hz() -> NDArray[np.float64]:
     """Frequencies of the rows that `shape_frames` multiplies."""
-    return np.arange(FRAME // 2 + 1, dtype=np.float64) * (_RATE / FRAME)
+    return np.arange(FRAME // 2 + 1, dtype=np.float64) * (SAMPLE_RATE / FRAME)
 
 
 def shape_frames(sound: Samples, gains: NDArray[np.float32]) -> Samples:

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from filelock import FileLock, Timeout
 
+from iseparate.data.alone import alone
+from iseparate.data.rendering import Progress
 from iseparate.data.synthetic.band import STEMS, check_request, render
 from iseparate.data.synthetic.sampled.sources import named, notice
 from iseparate.data.synthetic.sounds import SAMPLE_RATE
@@ -42,9 +43,6 @@ FORMATS = ("flac", "wav")
 MOST_HOURS = 10_000.0
 _BYTES_PER_SAMPLE = 3
 _PACKED = 0.8  # what FLAC leaves of 24-bit music, at worst
-
-Progress = Callable[[int, int], None]
-"""Called with the songs that are finished and those that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,15 @@ def render_folder(
     if jobs < 1:
         raise UsageError(f"{jobs} jobs were asked for, expected 1 or more")
     total = int(np.ceil(round(hours * 3600.0 / settings.song_seconds, 6)))
-    with _refusals(root), _alone(root):
+    songs = [_song_folder(root, number) for number in range(total)]
+    if _is_finished(root, settings, songs):  # nothing is written: others may be reading, or the disk be theirs
+        if progress:
+            progress(total, total)
+        return _rendered_folder(root, settings, fresh=0)
+    with _refusals(root), alone(root):
         _claim(root, settings)
-        missing = [number for number in range(total) if not _song_folder(root, number).exists()]
+        _remove_unfinished(root)
+        missing = [number for number, song in enumerate(songs) if not song.exists()]
         _check_disk(root, len(missing) * settings.song_bytes)
         if progress:
             progress(total - len(missing), total)
@@ -123,13 +127,17 @@ def render_folder(
         finally:
             _remove_unfinished(root)
             _write_facts(root, settings)
-    songs = sum(1 for _ in root.glob("song-*"))
-    return RenderedFolder(root, songs, len(missing), songs * settings.song_seconds)
+    return _rendered_folder(root, settings, len(missing))
 
 
 def song_seed(seed: int, number: int) -> int:
     """The seed of a folder's song."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _rendered_folder(root: Path, settings: BandSettings, fresh: int) -> RenderedFolder:
+    songs = sum(1 for _ in root.glob("song-*"))
+    return RenderedFolder(root, songs, fresh, songs * settings.song_seconds)
 
 
 def _song_folder(root: Path, number: int) -> Path:
@@ -206,23 +214,41 @@ def _write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
+def _is_finished(root: Path, settings: BandSettings, songs: Sequence[Path]) -> bool:
+    """Whether all the songs are there, and all that is known of them."""
+    band = root / BAND_FILE
+    if not band.is_file():
+        return False
+    there, known = _read_band(band)
+    return there == _as_read(settings) and known >= {song.name for song in songs} and all(map(Path.exists, songs))
+
+
+def _read_band(band: Path) -> tuple[dict[str, Any], set[str]]:
+    """With which settings a folder's songs were rendered, and of which songs it tells; UsageError."""
+    try:
+        facts = json.loads(band.read_text(encoding="utf-8"))
+        there = {"sounds": [], "dry": False, **facts["settings"]}  # a folder from before there was a choice lacks them
+        return there, {str(song["folder"]) for song in facts.get("songs", [])}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{band} is not what this command writes; choose another folder with -o") from error
+
+
+def _as_read(settings: BandSettings) -> dict[str, Any]:
+    """Settings as a file gives them back."""
+    return dict(json.loads(json.dumps(asdict(settings))))
+
+
 def _claim(root: Path, settings: BandSettings) -> None:
     """Make the folder ours, or see that it is."""
-    _remove_unfinished(root)
     band = root / BAND_FILE
-    ours = json.loads(json.dumps(asdict(settings)))
+    ours = _as_read(settings)
     if band.exists():
-        try:
-            there = json.loads(band.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{band} is not what this command writes; choose another folder with -o") from error
-        if isinstance(there, dict):
-            there = {"sounds": [], "dry": False, **there}  # a folder from before there was a choice
+        there, _ = _read_band(band)
         if there != ours:
             differing = ", ".join(
-                f"{name} {there.get(name) if isinstance(there, dict) else None} instead of {value}"
+                f"{name} {there.get(name)} instead of {value}"
                 for name, value in ours.items()
-                if not isinstance(there, dict) or there.get(name) != value
+                if there.get(name) != value
             )
             raise UsageError(f"{root} holds songs of another band ({differing}); choose another folder with -o")
         return
@@ -235,10 +261,10 @@ def _write_facts(root: Path, settings: BandSettings) -> None:
     songs = []
     for path in sorted(root.glob(f"song-*/{SONG_FILE}")):
         try:
-            songs.append({"folder": path.parent.name, **json.loads(path.read_text(encoding="utf-8"))})
-        except (ValueError, TypeError):
+            songs.append({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent.name})
+        except (ValueError, TypeError, RecursionError):
             continue  # someone else's words; the sound is there all the same
-    sounds = {json.dumps(sound, sort_keys=True): sound for song in songs for sound in song.get("sounds", [])}
+    sounds = {json.dumps(sound, sort_keys=True): sound for song in songs for sound in _credits(song.get("sounds"))}
     used = [sounds[key] for key in sorted(sounds)]
     facts = {
         "settings": asdict(settings),
@@ -247,7 +273,18 @@ def _write_facts(root: Path, settings: BandSettings) -> None:
         "songs": songs,
     }
     _write_json(root / BAND_FILE, facts)
-    (root / NOTICE_FILE).write_text(notice(used), encoding="utf-8")
+    write_whole(root / NOTICE_FILE, notice(used))
+
+
+def _credits(sounds: Any) -> list[dict[str, str]]:
+    """Those that are a source's `credit_line`."""
+    if not isinstance(sounds, list):
+        return []
+    return [
+        sound
+        for sound in sounds
+        if isinstance(sound, dict) and all(isinstance(sound.get(key), str) for key in ("name", "licence", "credit"))
+    ]
 
 
 def _remove_unfinished(root: Path) -> None:
@@ -262,20 +299,6 @@ def _check_disk(root: Path, needed_bytes: int) -> None:
             f"the disk of {root} has {free / 1e9:.1f} GB free and the songs may need {needed_bytes / 1e9:.1f} GB; ask "
             "for fewer hours, or choose another disk with -o"
         )
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise OutputError(f"another run is writing to {root}; wait for it, or choose another folder with -o") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class Genre:
     """The habits of a genre; mappings give weights or probabilities."""
 
     name: str
-    tempo: tuple[float, float]
+    tempo_bpm: tuple[float, float]
     """Quarter notes a minute (dotted quarters in 6/8)."""
     grooves: tuple[Groove, ...]
     bass_lines: Mapping[str, float]

@@ -115,7 +115,9 @@ def render(song: Song, parts: list[HarmonyPart], kicks_seconds: list[float], sam
     return mixing.compress(mixing.equalise(stem, rng, 2.0), rng, chance_of=0.4)
 
 
-def _strip(song: Song, rng: np.random.Generator, part: HarmonyPart, sound: Samples, kicks: list[float]) -> Samples:
+def _strip(
+    song: Song, rng: np.random.Generator, part: HarmonyPart, sound: Samples, kicks_seconds: list[float]
+) -> Samples:
     sound = filters.highpass(sound, between(rng, 60.0, 200.0))
     if part.instrument in _WITH_FILTERS and chance(rng, song.genre.automation):
         sound = mixing.sweep(sound, _filter_hz(song, rng, sound.shape[1]), between(rng, 0.0, 1.5))
@@ -125,15 +127,17 @@ def _strip(song: Song, rng: np.random.Generator, part: HarmonyPart, sound: Sampl
         longest = 3.2 if part.role in ("pad", "lead", "arp") else 1.8
         wet += mixing.reverb(sound, rng, (0.3, longest)) * np.float32(between(rng, 0.03, 0.45))
     if part.role in ("lead", "arp", "stab") and chance(rng, 0.45):
-        beat = 60.0 / song.tempo
+        beat = 60.0 / song.tempo_bpm
         wet += mixing.echo(sound, rng, beat * float(rng.choice((0.25, 0.5, 0.75)))) * np.float32(between(rng, 0.1, 0.4))
     sound = sound + wet
     ducked = {"pad": 1.0, "stab": 0.7, "arp": 0.5}.get(part.role, 0.4) * song.genre.sidechain
     if chance(rng, ducked):
-        if not kicks or chance(rng, 0.3):  # a kick that only the compressor hears, on every beat
+        if not kicks_seconds or chance(rng, 0.3):  # a kick that only the compressor hears, on every beat
             beat = song.genre.steps // 4 if song.genre.steps == 16 else 6
-            kicks = [song.when(bar, step) for bar in range(song.bars) for step in range(0, song.genre.steps, beat)]
-        sound = sound * mixing.pump(sound.shape[1], kicks, between(rng, 0.3, 0.9), between(rng, 0.05, 0.18))
+            kicks_seconds = [
+                song.when(bar, step) for bar in range(song.bars) for step in range(0, song.genre.steps, beat)
+            ]
+        sound = sound * mixing.pump(sound.shape[1], kicks_seconds, between(rng, 0.3, 0.9), between(rng, 0.05, 0.18))
     level_db = {"lead": -1.0, "pad": -5.0, "arp": -4.0, "stab": -2.0}.get(part.role, 0.0)
     pan = 0.0 if part.role in ("pad", "lead") else float(np.clip(rng.normal(0.0, 0.35), -0.9, 0.9))
     level_db += part.level_db + float(rng.normal(0.0, 3.0))
@@ -147,7 +151,10 @@ def _fader(song: Song, rng: np.random.Generator, samples: int) -> Samples:
     at, gain_db = [], []
     for section in song.sections:
         level = steepness * (section.energy - 0.8) + float(rng.normal(0.0, 0.7))
-        start, end = song.bar_starts[section.first_bar], song.bar_starts[section.first_bar + section.bars]
+        start, end = (
+            song.bar_starts_seconds[section.first_bar],
+            song.bar_starts_seconds[section.first_bar + section.bars],
+        )
         at += [start + 0.1, end - 0.1]
         gain_db += [level, level]
     grid = np.arange(0, samples + 1024, 1024)
@@ -166,7 +173,10 @@ def _filter_hz(song: Song, rng: np.random.Generator, samples: int) -> NDArray[np
             first = last = between_log(rng, 6000.0, _OPEN_HZ)
         else:
             first, last = dark, dark * 2.0 ** between(rng, -1.0, 2.0)
-        start, end = song.bar_starts[section.first_bar], song.bar_starts[section.first_bar + section.bars]
+        start, end = (
+            song.bar_starts_seconds[section.first_bar],
+            song.bar_starts_seconds[section.first_bar + section.bars],
+        )
         at += [start, end - 0.05]
         octaves += [np.log2(first), np.log2(last)]
     seconds = np.arange(-(-samples // filters.HOP) + 4) * (filters.HOP / SAMPLE_RATE)
@@ -182,8 +192,8 @@ def _risers(song: Song, samples: int) -> Samples:
     for section in song.sections[1:]:
         if not wanted or section.kind != "chorus":
             continue
-        first = song.bar_starts[max(0, section.first_bar - bars)]
-        count = in_samples(song.bar_starts[section.first_bar] - first)
+        first = song.bar_starts_seconds[max(0, section.first_bar - bars)]
+        count = in_samples(song.bar_starts_seconds[section.first_bar] - first)
         if in_samples(first) >= samples:
             break
         share = np.linspace(0.0, 1.0, count, dtype=np.float32)
@@ -300,7 +310,7 @@ class _Writer:
                 )
 
     def _skank(self, bar: int) -> None:
-        for step in range(2 if self._song.tempo > 75 else 4, self._song.genre.steps, 4):
+        for step in range(2 if self._song.tempo_bpm > 75 else 4, self._song.genre.steps, 4):
             for pitch in self._song.chord(bar, step).voicing(self._centre):
                 self._add(bar, step, 0.8, pitch, 0.8)
 
@@ -332,7 +342,7 @@ class _Writer:
 
     def _pick(self, bar: int) -> None:
         """Single notes on a guitar, muted with the palm but for the accents, some of them slid into."""
-        for step in range(0, self._song.genre.steps, 2 if self._song.tempo > 96 else self._every % 4 or 2):
+        for step in range(0, self._song.genre.steps, 2 if self._song.tempo_bpm > 96 else self._every % 4 or 2):
             draw = int(self._pattern[step % 16])
             if draw == 7:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 from iseparate.data.synthetic import filters, mixing
 from iseparate.data.synthetic.casting import cast
 from iseparate.data.synthetic.sounds import (
+    SAMPLE_RATE,
     Note,
     Timbre,
     between,
@@ -349,7 +350,7 @@ class Sustained:
             place(bus, air * shape * np.float32(self._breath), start)
 
     def _shaken(self, frequency: np.ndarray, count: int) -> np.ndarray:
-        t = np.arange(count) / 44100.0
+        t = np.arange(count) / SAMPLE_RATE
         grown = np.clip((t - 0.15) / 0.4, 0.0, 1.0)
         turn = 2.0 * np.pi * (self._rate * t + self._rng.random())
         return np.asarray(frequency * (1.0 + self._vibrato * grown * np.sin(turn)))
@@ -515,7 +516,7 @@ class _Swept:
 
     def play(self, notes: Sequence[Note], samples: int) -> Samples:
         sound = self._instrument.play(notes, samples)
-        seconds = np.arange(-(-samples // filters.HOP) + 4) * (filters.HOP / 44100.0)
+        seconds = np.arange(-(-samples // filters.HOP) + 4) * (filters.HOP / SAMPLE_RATE)
         turn = 0.5 - 0.5 * np.cos(2.0 * np.pi * seconds / self._period_seconds)
         cutoff = (self._low_hz * 2.0 ** (self._octaves * turn)).astype(np.float32)[:, None]
         ratio = np.maximum(filters.frame_bins_hz(), 20.0).astype(np.float32) / cutoff

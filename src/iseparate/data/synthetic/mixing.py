@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from iseparate.data.synthetic import filters
 from iseparate.data.synthetic.sounds import (
     SAMPLE_RATE,
+    SPEED_OF_SOUND_METRES_PER_SECOND,
     between,
     between_log,
     chance,
@@ -27,6 +28,9 @@ from iseparate.types import Samples
 _BLOCK = 64  # samples per step of a level detector
 _STEP_LEVELS = 2.0**-23
 """Stems are rounded to this grid: their sum is then exact in float32, in any order, and FLAC keeps it."""
+
+_REFLECTION = (0.6, 0.93)
+"""The range of the share of the sound pressure that a wall gives back."""
 
 _DRY: ContextVar[bool] = ContextVar("dry", default=False)
 
@@ -96,26 +100,25 @@ def reverb(sound: Samples, rng: np.random.Generator, seconds: tuple[float, float
     return filters.convolve(filters.highpass(sound, 120.0, 1), _of_unit_energy(response))
 
 
-def room(rng: np.random.Generator, lively: tuple[float, float] = (0.6, 0.93)) -> Samples:
+def room(rng: np.random.Generator) -> Samples:
     """What a pair of microphones hears of a click in a room: a response ``[2, samples]`` of unit energy.
 
     The first reflections are those of the mirror images of the source in the walls of a box (Allen and Berkley 1979),
     at most three metres away from the pair and at least one. What follows is noise that falls as Eyring's formula says.
-    `lively` is the range of the share of the sound pressure that a wall gives back, in (0, 1).
     """
     size = np.array([between(rng, 3.5, 9.0), between(rng, 3.0, 7.0), between(rng, 2.3, 4.0)])
-    back = between(rng, *lively)
+    reflection = between(rng, *_REFLECTION)
     source = size * np.array([between(rng, 0.3, 0.7), between(rng, 0.2, 0.5), 0.25])
     centre = source + np.array([0.0, between(rng, 1.0, max(1.1, min(3.0, 0.9 * size[1] - source[1]))), 0.6])
     apart = np.array([between(rng, 0.15, 0.8), 0.0, 0.0])
     surface = 2.0 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
-    lasting = float(np.clip(0.161 * np.prod(size) / (-2.0 * surface * np.log(back)), 0.08, 1.2))
+    lasting = float(np.clip(0.161 * np.prod(size) / (-2.0 * surface * np.log(reflection)), 0.08, 1.2))
     count = in_samples(lasting) + in_samples(0.05)
     response = _tail(rng, count, lasting, damping=between(rng, 0.4, 0.9))
     turn, width = in_samples(0.03), in_samples(0.01)  # where mirror images give way to noise
     fade_in = np.clip((np.arange(count) - turn) / width, 0.0, 1.0).astype(np.float32)
     for channel, side in zip(response, (-1.0, 1.0), strict=True):
-        images = _mirror_images(size, source, centre + side * apart, back, turn + width)
+        images = _mirror_images(size, source, centre + side * apart, reflection, turn + width)
         before = float(np.sqrt(np.mean(np.square(images[turn : turn + width]))))
         noise_there = float(np.sqrt(np.mean(np.square(channel[turn : turn + width])))) + 1e-12
         channel[:] *= fade_in * np.float32(before / noise_there)
@@ -124,10 +127,10 @@ def room(rng: np.random.Generator, lively: tuple[float, float] = (0.6, 0.93)) ->
 
 
 def _mirror_images(
-    size: NDArray[np.float64], source: NDArray[np.float64], ear: NDArray[np.float64], back: float, samples: int
+    size: NDArray[np.float64], source: NDArray[np.float64], ear: NDArray[np.float64], reflection: float, samples: int
 ) -> Samples:
     """The response, over its first samples, of a box's walls."""
-    reach = int(np.ceil(343.0 * samples / SAMPLE_RATE / (2.0 * size.min()))) + 1
+    reach = int(np.ceil(SPEED_OF_SOUND_METRES_PER_SECOND * samples / SAMPLE_RATE / (2.0 * size.min()))) + 1
     number = np.arange(-reach, reach + 1)
     squares, bounces = [], []
     for edge, at, heard in zip(size, source, ear, strict=True):
@@ -136,9 +139,9 @@ def _mirror_images(
         bounces.append(np.concatenate([np.abs(2 * number), np.abs(2 * number - 1)]))
     distance = np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
     walls = bounces[0][:, None, None] + bounces[1][:, None] + bounces[2]
-    arrival = np.rint(distance * (SAMPLE_RATE / 343.0)).astype(np.int64)
+    arrival = np.rint(distance * (SAMPLE_RATE / SPEED_OF_SOUND_METRES_PER_SECOND)).astype(np.int64)
     near = arrival < samples
-    levels = back ** walls[near] / distance[near]
+    levels = reflection ** walls[near] / distance[near]
     return np.bincount(arrival[near], levels, samples).astype(np.float32)
 
 
@@ -245,7 +248,7 @@ def at_level(sound: Samples, level_db: float) -> Samples:
 def master(stems: Mapping[str, Samples], rng: np.random.Generator, loudness_db: float) -> dict[str, Samples]:
     """Compress, limit and round a mix, each gain computed on the mix and applied to all stems alike.
 
-    The returned stems, and every sum of them, are exact multiples of 2⁻²³ below full scale.
+    The returned stems and their sum are exact multiples of 2⁻²³ below full scale.
     """
     tilt = [filters.shelf(6000.0, float(rng.normal(0.0, 1.5)), high=True)]
     tilt.append(filters.shelf(120.0, float(rng.normal(0.0, 1.5)), high=False))

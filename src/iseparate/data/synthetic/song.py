@@ -96,15 +96,15 @@ class Song:
     seed: int
     seconds: float
     genre: Genre
-    tempo: float
+    tempo_bpm: float
     key: int
     mode: str
     swing: float
     sections: tuple[Section, ...]
     chords: tuple[tuple[Chord, Chord], ...]
     """Two a bar."""
-    bar_starts: tuple[float, ...]
-    """Seconds; one more than there are bars."""
+    bar_starts_seconds: tuple[float, ...]
+    """One more than there are bars."""
     grooves: Mapping[str, Groove]
     """By kind of section."""
 
@@ -120,12 +120,12 @@ class Song:
 
     def step_seconds(self, bar: int) -> float:
         """Length of a step of a bar."""
-        return (self.bar_starts[bar + 1] - self.bar_starts[bar]) / self.genre.steps
+        return (self.bar_starts_seconds[bar + 1] - self.bar_starts_seconds[bar]) / self.genre.steps
 
     def when(self, bar: int, step: float) -> float:
         """Seconds at which a step of a bar is due, swing included."""
         late = self.swing if int(step) % 2 else 0.0
-        return self.bar_starts[bar] + (step + late) * self.step_seconds(bar)
+        return self.bar_starts_seconds[bar] + (step + late) * self.step_seconds(bar)
 
     def chord(self, bar: int, step: float) -> Chord:
         """The chord that sounds at a step."""
@@ -156,9 +156,9 @@ def compose(seed: int, seconds: float) -> Song:
     genre = pick(rng, GENRES)
     key = int(rng.integers(12))
     mode = weighted(rng, genre.modes)
-    tempo = between(rng, *genre.tempo)
+    tempo_bpm = between(rng, *genre.tempo_bpm)
     beats = 4 if genre.steps == 16 else 2
-    bar_seconds = beats * 60.0 / tempo
+    bar_seconds = beats * 60.0 / tempo_bpm
     needed = int(np.ceil(seconds / (0.97 * bar_seconds))) + 1
     sections = _form(rng, needed, whole=seconds > 60.0)
     bars = sum(section.bars for section in sections)
@@ -179,13 +179,13 @@ def compose(seed: int, seconds: float) -> Song:
         seed=seed,
         seconds=seconds,
         genre=genre,
-        tempo=tempo,
+        tempo_bpm=tempo_bpm,
         key=key,
         mode=mode,
         swing=between(rng, *genre.swing) if chance(rng, genre.swing_chance) else 0.0,
         sections=tuple(sections),
         chords=chords,
-        bar_starts=tuple(float(start) for start in starts),
+        bar_starts_seconds=tuple(float(start) for start in starts),
         grooves={kind: second if kind in ("chorus", "solo") else first for kind in _SECTIONS},
     )
 

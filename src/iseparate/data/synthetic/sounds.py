@@ -17,7 +17,8 @@ from iseparate.data.synthetic import filters
 from iseparate.data.synthetic.version import VERSION
 from iseparate.types import Samples
 
-SAMPLE_RATE = 44100
+SAMPLE_RATE = filters.SAMPLE_RATE
+SPEED_OF_SOUND_METRES_PER_SECOND = 343.0
 _TABLE = 4096  # points of one period; linear interpolation keeps its error 90 dB down
 _CUTOFFS_HZ = np.geomspace(120.0, 17000.0, 10)
 _HIGHEST_HZ = 17000.0  # harmonics above are left out, so nothing folds back
@@ -41,7 +42,7 @@ class Note:
     velocity: float
     """In (0, 1]."""
     articulation: str = ""
-    """Empty, ``mute``, ``ghost``, ``slap``."""
+    """Empty, ``mute``, ``ghost``, ``slap``, ``pop``."""
     glide_from: float | None = None
     """The pitch this note slides up or down from."""
 

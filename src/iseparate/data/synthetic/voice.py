@@ -32,7 +32,16 @@ FRAME_SECONDS = filters.HOP / SAMPLE_RATE
 _LEAD_SECONDS = 0.7  # what a phrase may need before its first note: breath and consonant
 _TAIL_SECONDS = 0.4
 
-_PRESENCE = {"intro": 0.1, "verse": 0.95, "build": 0.9, "chorus": 1.0, "bridge": 0.7, "solo": 0.05, "break": 0.5}
+_PRESENCE = {
+    "intro": 0.1,
+    "verse": 0.95,
+    "build": 0.9,
+    "chorus": 1.0,
+    "bridge": 0.7,
+    "solo": 0.05,
+    "break": 0.5,
+    "outro": 0.4,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def write_part(song: Song) -> VoicePart:
     tunes = {kind: _Tune(song, stream(song.seed, "tune", kind), style) for kind in ("verse", "chorus", "other")}
     harmonised = chance(rng, 0.45)
     backing = chance(rng, 0.25)
-    present = {kind: chance(rng, likely) for kind, likely in (_PRESENCE | {"outro": 0.4}).items()}
+    present = {kind: chance(rng, likely) for kind, likely in _PRESENCE.items()}
     phrases: list[Phrase] = []
     choir: list[Phrase] = []
     for section in song.sections:
@@ -107,7 +116,7 @@ class _Tune:
         steps = song.genre.steps * bars
         end = steps - int(rng.integers(2, 6))
         step = int(rng.choice((0, 0, 2, 2, 3, 4)))
-        grid = 1 if self._style == "rap" or song.tempo < 85 else 2
+        grid = 1 if self._style == "rap" or song.tempo_bpm < 85 else 2
         pitch = nearest_pitch(centre + float(rng.normal(0.0, 3.0)), song.chord(bar, 0).scale)
         notes: list[Sung] = []
         previous = float(pitch)
@@ -168,9 +177,9 @@ def _pads(song: Song, rng: np.random.Generator, first_bar: int, bars: int, centr
     vowel = pick(rng, ("u", "a", "o"))
     phrases: list[Phrase] = []
     for bar in range(first_bar, first_bar + bars):
-        seconds = song.bar_starts[bar + 1] - song.bar_starts[bar]
+        seconds = song.bar_starts_seconds[bar + 1] - song.bar_starts_seconds[bar]
         for pitch in song.chord(bar, 0).voicing(centre + 3.0)[:3]:
-            note = Note(song.bar_starts[bar] + 0.05, 0.95 * seconds, float(pitch), 0.6)
+            note = Note(song.bar_starts_seconds[bar] + 0.05, 0.95 * seconds, float(pitch), 0.6)
             phrases.append((Sung(note, Syllable("", vowel, vowel, "")),))
     return phrases
 
@@ -199,7 +208,7 @@ def render(song: Song, part: VoicePart, samples: int) -> Samples:
     if chance(rng, 0.85):
         wet += mixing.reverb(stem, rng, (0.4, 3.0)) * np.float32(between_log(rng, 0.03, 0.35))
     if chance(rng, 0.4):
-        beat = 60.0 / song.tempo
+        beat = 60.0 / song.tempo_bpm
         wet += mixing.echo(stem, rng, beat * float(rng.choice((0.25, 0.5, 0.75, 1.0)))) * np.float32(
             between(rng, 0.06, 0.3)
         )

@@ -99,7 +99,7 @@ class SoundSource:
         return words in text
 
     def fingerprint(self) -> str:
-        """``name=digest``, which changes with the sounds. OSError where they cannot be read."""
+        """``name=digest`` of the files' names, sizes and ends. OSError where they cannot be read."""
         path = self.path()
         assert path is not None
         digest = hashlib.sha256()
