@@ -146,6 +146,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 song``, ``2 songs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def megabytes(count: float) -> str:
     """Bytes in MB; in GB from a thousand of them, in kB below one."""
     if count >= 1e9:

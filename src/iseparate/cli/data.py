@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from iseparate.cli.console import err, fail, note, out, plain
+from iseparate.cli.console import counted, err, fail, note, out, plain
 from iseparate.cli.prepare import prepare
 from iseparate.cli.sounds import sounds
 from iseparate.cli.strip import strip
@@ -121,7 +121,7 @@ def manifest(
     elif out_file:
         found.write(out_file)
         out.print(
-            f"[green]✓[/green] {plain(str(out_file))}: {_count(len(found.tracks), 'track')}, "
+            f"[green]✓[/green] {plain(str(out_file))}: {counted(len(found.tracks), 'track')}, "
             f"sha256 {found.total_sha256}"
         )
     else:
@@ -135,9 +135,9 @@ def _compare(expected: DataManifest, found: DataManifest) -> None:
     for sentence in sentences:
         out.print(f"[red]✗[/red] {plain(sentence)}")
     if sentences or expected.total_sha256 != found.total_sha256:
-        fail(f"the data differ from the manifest in {_count(len(sentences), 'place')}")
+        fail(f"the data differ from the manifest in {counted(len(sentences), 'place')}")
         raise typer.Exit(1)
-    out.print(f"[green]✓[/green] {_count(len(found.tracks), 'track')} as in the manifest")
+    out.print(f"[green]✓[/green] {counted(len(found.tracks), 'track')} as in the manifest")
 
 
 def _print(report: Report, licence: str) -> None:
@@ -150,13 +150,9 @@ def _print(report: Report, licence: str) -> None:
         )
     faults, remarks = len(report.of_level("fault")), len(report.of_level("remark"))
     mark = "[red]✗[/red]" if faults else "[green]✓[/green]"
-    counts = (_count(len(report.tracks), "track"), _count(faults, "fault"), _count(remarks, "remark"))
+    counts = (counted(len(report.tracks), "track"), counted(faults, "fault"), counted(remarks, "remark"))
     out.print(f"{mark} {plain(report.spec)}: {', '.join(counts)}")
     note(f"licence of the data: {licence}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _as_dict(report: Report) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iseparate.cli.console import note, out, plain
+from iseparate.cli.console import counted, note, out, plain
 from iseparate.cli.options import complete_model, open_separator
 from iseparate.cli.synthesize import rendering, song_bar
 from iseparate.errors import UnknownStemError
@@ -55,6 +55,6 @@ def strip(
         note(f"{plain(title)} is left out: {plain(sentence)}")
     kept = result.songs - result.fresh
     out.print(
-        f"[green]✓[/green] folder:{plain(str(out_folder))}: {result.songs} song{'' if result.songs == 1 else 's'} "
+        f"[green]✓[/green] folder:{plain(str(out_folder))}: {counted(result.songs, 'song')} "
         f"without {plain(stem)}" + (f" ({kept} of them were there already)" if kept else "")
     )

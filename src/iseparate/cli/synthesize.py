@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from iseparate.cli.console import clock, err, fail, note, out, plain
+from iseparate.cli.console import clock, counted, err, fail, note, out, plain
 
 
 class Sounds(StrEnum):
@@ -69,7 +69,7 @@ def synthesize(
         result = render_folder(out_folder, hours, settings, jobs, progress)
     kept = result.songs - result.fresh
     out.print(
-        f"[green]✓[/green] synthetic:{plain(str(out_folder))}: {result.songs} song{'' if result.songs == 1 else 's'}, "
+        f"[green]✓[/green] synthetic:{plain(str(out_folder))}: {counted(result.songs, 'song')}, "
         f"{clock(result.seconds)}" + (f" ({kept} of them were there already)" if kept else "")
     )
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from iseparate.cli import console
-from iseparate.cli.console import clock, fail, note, out, plain
+from iseparate.cli.console import clock, counted, fail, note, out, plain
 from iseparate.cli.options import ENGINE_PANEL
 from iseparate.cli.synthesize import rendering
 from iseparate.errors import UsageError
@@ -349,10 +349,8 @@ def _print_survey(recipe: Recipe, songs: str) -> None:
 
 def _print_result(recipe: Recipe, result: FitResult) -> None:
     where = plain(str(result.folder))
-    epochs, steps = (
-        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((result.epochs, "epoch"), (result.steps, "step"))
-    )
-    out.print(f"[green]✓[/green] [bold]{where}[/bold]: {epochs}, {steps} of {recipe.name}")
+    took = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
+    out.print(f"[green]✓[/green] [bold]{where}[/bold]: {took} of {recipe.name}")
     for figure, words in (("train/loss", "loss"), ("valid/loss", "validation loss")):
         values = [float(row[figure]) for row in result.history if figure in row]
         if len(values) > 1:
