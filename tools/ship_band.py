@@ -105,7 +105,9 @@ def ship(network: Network, checkpoint: Path, heard: dict[str, Any], hours_spent:
     )
     card = tomllib.loads(make_card(trained, file, statements))
     card["summary"] = network.summary
-    training = f"`make train-band BAND={network.recipe}`: {card['notes']} {hours_spent:.1f} hours on one core."
+    training = (
+        f"Trained by `make train-band BAND={network.recipe}` in {hours_spent:.1f} hours on one core. {card['notes']}"
+    )
     card["notes"] = (
         f"The second part of {network.cascade}, for songs that have no vocals. Trained on songs made by rule alone, so "
         f"it knows the band's instruments better than yours; scores on real songs are those of {network.cascade}. "
@@ -121,7 +123,7 @@ def ship(network: Network, checkpoint: Path, heard: dict[str, Any], hours_spent:
     cascade["notes"] = (
         f"Two models, one after the other, in overlapping segments: spleeter-2stems takes the vocals, {network.recipe} "
         "shares out what is left. Their weights are stored under their own names; those of the second come with the "
-        f"package. Training of the second: {training}"
+        f"package. The second was {training[0].lower()}{training[1:]}"
     )
     cascade["training_data"] = f"Vocals: songs of Deezer's, not published. The rest: {statements.training_data}"
     cascade["weights_licence"] = f"MIT (Deezer's, and iseparate's: {CREDITS})"
