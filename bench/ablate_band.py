@@ -73,6 +73,14 @@ VARIANTS = {
         "gains from 0.5 to 1.5 in place of 0.15 to 1.6", ("data.augment.0={name: gain, low: 0.5, high: 1.5}",)
     ),
     "speed": Variant("pitch and tempo as they are", ("data.augment.5.probability=0",)),
+    "rooms and drive": Variant(
+        "a third of the stems in a room, a third through a soft clipper, drawn anew each time",
+        (
+            "data.augment=[{name: gain, low: 0.15, high: 1.6}, {name: swap_channels}, {name: flip_sign}, "
+            "{name: narrow, probability: 0.3}, {name: saturate}, {name: room}, {name: smooth_eq}, "
+            "{name: speed, probability: 0.3, low: 0.87, high: 1.15}]",
+        ),
+    ),
     "own speeds": Variant(
         "half of the stems faster or slower, each by itself, by 0.8 to 1.25",
         ("data.augment.5={name: speed, probability: 0.5, low: 0.8, high: 1.25, together: false}",),

@@ -16,6 +16,8 @@ from iseparate.data.augment import (
     Narrow,
     PitchTempo,
     Remix,
+    Room,
+    Saturate,
     Shift,
     SmoothEq,
     Speed,
@@ -184,6 +186,35 @@ def test_smooth_eq_refuses_half_a_cosine():
         SmoothEq(cosines=2.5)
 
 
+def test_saturation_flattens_peaks_and_keeps_the_level():
+    sound = tone(200.0) * torch.linspace(0.1, 1.0, 2 * RATE)
+    driven = Saturate(1.0, 12.0, 12.0)(sound, RATE, Draws(1))
+
+    def crest(some):
+        return float(some.abs().max() / some.square().mean().sqrt())
+
+    assert driven.square().mean().item() == pytest.approx(sound.square().mean().item(), rel=1e-4)
+    assert crest(driven) < 0.6 * crest(sound)
+    gentle = Saturate(1.0, -40.0, -40.0)(sound, RATE, Draws(1))
+    assert torch.allclose(gentle, sound, atol=1e-3)
+    silence = torch.zeros(1, 2, 100)
+    assert torch.equal(Saturate(1.0)(silence, RATE, Draws(1)), silence)
+
+
+def test_a_room_follows_the_sound_with_the_energy_and_the_fall_that_were_asked():
+    click = torch.zeros(2, 2, RATE)
+    click[..., 1000] = 1.0
+    heard = Room(1.0, 0.3, 0.3, -10.0, -10.0)(click, RATE, Draws(3)).double()
+    assert torch.equal(heard[..., :999].float().abs() < 1e-4, torch.ones(2, 2, 999, dtype=torch.bool))
+    tail = heard - click
+    energy_db = 10 * torch.log10(tail.square().sum(-1))
+    assert torch.allclose(energy_db, torch.full((2, 2), -10.0, dtype=torch.float64), atol=0.1)
+    early, late = (tail[..., at : at + 2000].square().mean(-1) for at in (1000, 1000 + round(0.15 * RATE)))
+    assert torch.allclose(10 * torch.log10(early / late), torch.full((2, 2), 30.0, dtype=torch.float64), atol=1.5)
+    assert abs(float(torch.corrcoef(tail[0])[0, 1])) < 0.1, "each side has noise of its own"
+    assert Room(1.0, 5.0, 9.0)(click[..., :10], RATE, Draws(3)).shape == (2, 2, 10)
+
+
 def test_pitch_and_tempo_move_alone():
     pytest.importorskip("python_stretch")
     stem = tone(440, 2.5)
@@ -282,6 +313,10 @@ def test_a_chain_leaves_exactly_what_was_asked(samples):
         ("pitch_tempo", {"max_tempo_percent": 300}, "max_tempo_percent"),
         ("loudness", {"of": "drums"}, "mixture or stems"),
         ("tilt", {"pivot_hz": 0}, "pivot_hz"),
+        ("saturate", {"low_db": 6.0}, "order"),
+        ("saturate", {"high_db": 90.0}, "high_db"),
+        ("room", {"low_seconds": 0.0}, "low_seconds"),
+        ("room", {"high_seconds": 60.0}, "high_seconds"),
         ("remix", {"group": 0}, "group"),
     ],
 )

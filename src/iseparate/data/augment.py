@@ -127,7 +127,7 @@ class SwapChannels(Augmentation):
 
     def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
         swapped = draws.chance(self.probability, stems.shape[:-2])
-        return torch.where(_beside(swapped, stems), stems.flip(-2), stems) if stems.shape[-2] == 2 else stems
+        return _where(swapped, stems, lambda some: some.flip(-2)) if stems.shape[-2] == 2 else stems
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class FlipSign(Augmentation):
 
     def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
         flipped = draws.chance(self.probability, stems.shape[:-2])
-        return torch.where(_beside(flipped, stems), -stems, stems)
+        return _where(flipped, stems, torch.neg)
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,15 @@ class Narrow(Augmentation):
 
     def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
         width = draws.uniform(stems.shape[:-2], self.low, self.high)
-        width[~draws.chance(self.probability, stems.shape[:-2])] = 1.0
+        narrowed = draws.chance(self.probability, stems.shape[:-2])
         if stems.shape[-2] != 2:
             return stems
-        middle = stems.mean(-2, keepdim=True)
-        return middle + _beside(width, stems) * (stems - middle)
+
+        def narrow(some: Tensor) -> Tensor:
+            middle = some.mean(-2, keepdim=True)
+            return middle + _beside(width[narrowed], some) * (some - middle)
+
+        return _where(narrowed, stems, narrow)
 
 
 @dataclass(frozen=True)
@@ -223,11 +227,10 @@ class Tilt(Augmentation):
 
     def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
         slope = draws.uniform(stems.shape[:-2], -self.max_db_per_octave, self.max_db_per_octave)
-        slope[~draws.chance(self.probability, stems.shape[:-2])] = 0.0
+        tilted = draws.chance(self.probability, stems.shape[:-2])
         frequencies = _filter_frequencies(stems.shape[-1], sample_rate).to(stems.device)
         octaves = torch.log2(frequencies.clamp_min(1.0) / self.pivot_hz).clamp(-self.reach_octaves, self.reach_octaves)
-        filtered = _filtered(stems, 10 ** (_beside(slope, stems) * octaves / 20))
-        return torch.where(_beside(slope == 0, stems), stems, filtered)
+        return _where(tilted, stems, lambda some: _filtered(some, 10 ** (_beside(slope[tilted], some) * octaves / 20)))
 
 
 @dataclass(frozen=True)
@@ -253,11 +256,75 @@ class SmoothEq(Augmentation):
 
     def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
         amplitudes = draws.normal((*stems.shape[:-2], int(self.cosines)), self.deviation_db)
-        amplitudes[~draws.chance(self.probability, stems.shape[:-2])] = 0.0
+        chosen = draws.chance(self.probability, stems.shape[:-2])
         curves = _cosine_curves(int(self.cosines), stems.shape[-1], sample_rate).to(stems.device, stems.dtype)
-        gains_db = (amplitudes.to(stems.device, stems.dtype) @ curves)[..., None, :]
-        filtered = _filtered(stems, torch.exp(gains_db * (math.log(10) / 20)))
-        return torch.where(_beside((amplitudes == 0).all(-1), stems), stems, filtered)
+        gains_db = (amplitudes[chosen].to(stems.device, stems.dtype) @ curves)[..., None, :]
+        return _where(chosen, stems, lambda some: _filtered(some, torch.exp(gains_db * (math.log(10) / 20))))
+
+
+@dataclass(frozen=True)
+class Saturate(Augmentation):
+    """Some stems go through a soft clipper, as of a tape, an amplifier or a limiter: tanh, and back to their level.
+
+    Their RMS level comes to stand `low_db` to `high_db` above the clipper's full scale, evenly distributed.
+    """
+
+    probability: float = 0.3
+    low_db: float = -15.0
+    high_db: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_share("probability", self.probability)
+        _check_range("low_db", self.low_db, "high_db", self.high_db, -60, 40)
+
+    def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
+        drive = 10 ** (draws.uniform(stems.shape[:-2], self.low_db, self.high_db) / 20)
+        chosen = draws.chance(self.probability, stems.shape[:-2])
+
+        def saturate(some: Tensor) -> Tensor:
+            level = _rms(some)
+            clipped = torch.tanh(some * (_beside(drive[chosen], some) / level))
+            return clipped * (level / _rms(clipped))
+
+        return _where(chosen, stems, saturate)
+
+
+@dataclass(frozen=True)
+class Room(Augmentation):
+    """Some stems stand in a room drawn at random: behind each sound comes noise, other noise on each side.
+
+    The noise falls by 60 dB in `low_seconds` to `high_seconds`, and has `low_db` to `high_db` beside the sound's
+    energy, both evenly distributed. What sounded before the excerpt is not heard in it.
+    """
+
+    probability: float = 0.3
+    low_seconds: float = 0.08
+    high_seconds: float = 0.6
+    low_db: float = -20.0
+    high_db: float = -4.0
+
+    def __post_init__(self) -> None:
+        _check_share("probability", self.probability)
+        _check_range("low_seconds", self.low_seconds, "high_seconds", self.high_seconds, 0.01, 10)
+        _check_range("low_db", self.low_db, "high_db", self.high_db, -80, 20)
+
+    def __call__(self, stems: Tensor, sample_rate: int, draws: Draws) -> Tensor:
+        shape, count = stems.shape[:-2], max(1, round(self.high_seconds * sample_rate))
+        chosen = draws.chance(self.probability, shape)
+        lasting_seconds = draws.uniform(shape, self.low_seconds, self.high_seconds)
+        level = 10 ** (draws.uniform(shape, self.low_db, self.high_db) / 20)
+        noise = draws.normal((*shape, stems.shape[-2], count))
+        samples, length = stems.shape[-1], _fast_length(stems.shape[-1] + count)
+
+        def reverberate(some: Tensor) -> Tensor:
+            seconds = torch.arange(count, device=some.device) / sample_rate
+            fall = 10 ** (-3 * seconds / _beside(lasting_seconds[chosen], some))
+            tail = noise[chosen].to(some.device, some.dtype) * fall
+            tail = tail * (_beside(level[chosen], some) / torch.linalg.vector_norm(tail, dim=-1, keepdim=True))
+            wet = torch.fft.irfft(torch.fft.rfft(some, length) * torch.fft.rfft(tail, length), length)
+            return some + wet[..., :samples]
+
+        return _where(chosen, stems, reverberate)
 
 
 @dataclass(frozen=True)
@@ -412,6 +479,8 @@ BATCH_AUGMENTATIONS: Mapping[str, Callable[..., Augmentation]] = {
     "narrow": Narrow,
     "tilt": Tilt,
     "smooth_eq": SmoothEq,
+    "saturate": Saturate,
+    "room": Room,
     "remix": Remix,
 }
 """What a recipe may name under ``batch_augment``: applied to whole batches, on the device."""
@@ -431,14 +500,33 @@ def _beside(values: Tensor, stems: Tensor) -> Tensor:
     return values.to(stems.device)[..., None, None]
 
 
+def _where(chosen: Tensor, stems: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The chosen stems ``[..., S]`` as `change` makes them of ``[N, C, n]``, the others as they are, at no cost."""
+    if not chosen.any():
+        return stems
+    chosen = chosen.to(stems.device)
+    changed = stems.clone()
+    changed[chosen] = change(stems[chosen])
+    return changed
+
+
 def _filter_length(samples: int) -> int:
     """Length of the transform that filters `samples` without delay: quick, and with silence behind.
 
     What such a filter spreads before the start comes around from the end: it is left a silence there.
     """
-    longest = samples + 8192
-    power = 1 << (longest - 1).bit_length()
-    return min(length for length in (power // 8 * 5, power // 4 * 3, power // 16 * 15, power) if length >= longest)
+    return _fast_length(samples + 8192)
+
+
+def _fast_length(least: int) -> int:
+    """The next length whose transform is quick."""
+    power = 1 << (least - 1).bit_length()
+    return min(length for length in (power // 8 * 5, power // 4 * 3, power // 16 * 15, power) if length >= least)
+
+
+def _rms(stems: Tensor) -> Tensor:
+    """Of each stem over channels and samples, to be broadcast; silence has a little, so that it can be divided by."""
+    return stems.square().mean((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def _filter_frequencies(samples: int, sample_rate: int) -> Tensor:
