@@ -321,7 +321,7 @@ class Room(Augmentation):
             fall = 10 ** (-3 * seconds / _beside(lasting_seconds[chosen], some))
             tail = noise[chosen].to(some.device, some.dtype) * fall
             tail = tail * (_beside(level[chosen], some) / torch.linalg.vector_norm(tail, dim=-1, keepdim=True))
-            wet = torch.fft.irfft(torch.fft.rfft(some, length) * torch.fft.rfft(tail, length), length)
+            wet: Tensor = torch.fft.irfft(torch.fft.rfft(some, length) * torch.fft.rfft(tail, length), length)
             return some + wet[..., :samples]
 
         return _where(chosen, stems, reverberate)
