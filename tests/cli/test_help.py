@@ -50,7 +50,7 @@ def test_the_help_teaches_with_examples(iseparate):
     for line in (
         "iseparate song.mp3",
         "iseparate album/ -o stems --format flac --skip-existing",
-        "iseparate song.m4a --stems vocals --start 60 --duration 30",
+        "iseparate song.m4a --two-stems vocals --start 60 --duration 30",
     ):
         assert f" {line} " in out
     for option in ("--two-stems", "--shifts", "--jobs", "--filename", "--allow-truncated"):

@@ -137,7 +137,7 @@ def test_the_list_for_machines(iseparate, toy):
 
 def test_what_was_claimed_and_what_was_measured_stand_apart(iseparate):
     measured = iseparate("models", "info", "band-4stems").out
-    line = next(line for line in measured.splitlines() if line.startswith("measured, MDN funk (validation)"))
+    line = next(line for line in measured.splitlines() if line.startswith("measured, MDN funk (validation, "))
     assert "drums " in line
     assert "python bench/band.py --songs FOLDER, 20" in line
     assert "published, " not in measured
