@@ -176,12 +176,11 @@ def songs(folder: Path | None) -> dict[str, Callable[[], Song | None]]:
 
 
 def zone(folder: Path | None) -> Song | None:
-    tracks = tracks_of(folder, "zone")
-    if tracks is None:
+    song = zone_in_three(folder)
+    if song is None:
         return None
-    stems, rate = tracks
-    vocals = stems.pop("Vocals30")
-    return summed("Zone", {VOCALS: vocals, ACCOMPANIMENT: _sum(stems)}, rate)
+    stems = {VOCALS: song.stems[VOCALS], ACCOMPANIMENT: _sum(song.stems, but=VOCALS)}
+    return summed("Zone", stems, song.sample_rate)
 
 
 def zone_in_three(folder: Path | None) -> Song | None:
