@@ -48,8 +48,8 @@ endef
 # Each step leaves alone what is finished; so this goes on where it was, until the recipe's last epoch.
 train-band: $(VENV)/.train-band
 	$(call render_band,band,--sounds installed)
-	@OMP_NUM_THREADS=$(THREADS) $(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped -o trained/$(BAND) --hours $(HOURS) \
-		$(if $(wildcard trained/$(BAND)/last.ckpt),--resume)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/iseparate train $(BAND) --data folder:trained/band-stripped \
+		-o trained/$(BAND) --hours $(HOURS) $(if $(wildcard trained/$(BAND)/last.ckpt),--resume)
 
 # What the training owes to its parts: many short ones, hours of them; SONGS is a folder of real songs.
 ablate-band: $(VENV)/.train-band

@@ -501,7 +501,7 @@ def _beside(values: Tensor, stems: Tensor) -> Tensor:
 
 
 def _where(chosen: Tensor, stems: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The chosen stems ``[..., S]`` as `change` makes them of ``[N, C, n]``, the others as they are, at no cost."""
+    """The chosen stems ``[..., S]`` as `change` makes them of ``[N, C, n]``, the others as they are."""
     if not chosen.any():
         return stems
     chosen = chosen.to(stems.device)
