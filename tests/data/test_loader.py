@@ -131,6 +131,22 @@ def test_a_dead_worker_is_said_in_words(excerpts):
             pass
 
 
+def test_what_a_dead_worker_had_locked_is_not_waited_for(excerpts):
+    loader = ExcerptLoader(excerpts, 1, workers=2)
+    batches = iter(loader)
+    next(batches)
+    workers, event = loader._iterator._workers, loader._iterator._workers_done_event._event
+    event._cond.acquire()  # as a worker that was killed while it looked whether to end
+    os.kill(workers[0].pid, signal.SIGKILL)
+    with pytest.raises(BackendError, match="has died"):
+        for _ in batches:
+            pass
+    loader._iterator._shutdown_workers()  # as when it is put away
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def test_a_dead_workers_signal_that_comes_after_its_broken_pipe_is_waited_for(excerpts, monkeypatch):
     def broken(_):
         signal.setitimer(signal.ITIMER_REAL, 0.05)

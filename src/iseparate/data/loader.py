@@ -183,6 +183,28 @@ def _end_later(number: int, frame: object) -> None:
     end.start()
 
 
+class _End:
+    """Tells workers to end, in place of an event whose lock a killed worker may have taken with it.
+
+    PyTorch sets its event wherever a loader is put away, after a worker has died too, and would wait for that lock for
+    ever.
+    """
+
+    def __init__(self, event: Any, workers: Sequence[Any]):
+        self._event, self._workers, self._is_set = event, workers, False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if all(worker.is_alive() for worker in self._workers):
+            self._event.set()
+            return
+        for worker in self._workers:
+            worker.kill()
+
+
 @dataclass
 class FaultCount:
     """Unreadable excerpts so far; others stood in for them."""
@@ -303,6 +325,12 @@ class ExcerptLoader(DataLoader[Any]):
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return self._epochs.batches
+
+    def _get_iterator(self) -> Any:
+        iterator: Any = super()._get_iterator()
+        if self.num_workers:
+            iterator._workers_done_event = _End(iterator._workers_done_event, iterator._workers)
+        return iterator
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         epoch, taken = self.epoch, self._epochs.first_batch
