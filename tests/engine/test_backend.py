@@ -11,6 +11,7 @@ from toy_models import decibels, noise, stream
 
 from iseparate.engine.backend import Backend, choose_backend
 from iseparate.errors import BackendError, UsageError
+from iseparate.models._registry import architecture
 from iseparate.models.spleeter import Config, Spleeter
 
 
@@ -43,12 +44,25 @@ def one_gpu():
         yield
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "amx"])
+def amx(request):
+    with mock.patch("torch.cpu.get_capabilities", return_value={"amx_bf16": request.param}):
+        yield request.param
+
+
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_is_fp32_on_the_cpu():
-    assert choose_backend() == Backend("cpu", "fp32", "eager")
+def test_auto_is_mixed_on_a_cpu_made_for_bf16_and_else_fp32(amx):
+    assert choose_backend() == Backend("cpu", "mixed" if amx else "fp32", "eager")
+    assert choose_backend("cpu", "fp32").precision == "fp32"
 
 
-@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.usefixtures("no_gpu")
+def test_a_cpu_that_says_nothing_of_amx_is_not_made_for_bf16():
+    with mock.patch("torch.cpu.get_capabilities", return_value={}):
+        assert choose_backend().precision == "fp32"
+
+
+@pytest.mark.usefixtures("one_gpu", "amx")
 def test_auto_takes_the_gpu_where_there_is_one():
     assert choose_backend() == Backend("cuda", "fp32", "eager")
 
@@ -105,6 +119,12 @@ def test_cpu_runtimes_refuse_a_gpu():
         choose_backend("cuda", runtime="openvino")
 
 
+@pytest.mark.usefixtures("no_gpu", "amx")
+def test_onnx_is_fp32():
+    with mock.patch("importlib.util.find_spec", return_value=object()):
+        assert choose_backend(runtime="onnx").precision == "fp32"
+
+
 def test_onnx_refuses_bf16():
     with (
         mock.patch("importlib.util.find_spec", return_value=object()),
@@ -126,6 +146,26 @@ def test_bf16_is_near_fp32_but_not_it(spleeter, song):
     expected, found = stream(copy.deepcopy(spleeter), song), stream(prepared(spleeter, "bf16"), song)
     assert found.dtype == np.float32
     assert -100 < decibels(found - expected, expected) < -30
+
+
+def test_mixed_is_bf16_for_the_kernels_that_a_model_names_and_for_no_others(spleeter, song):
+    expected = stream(prepared(spleeter), song)
+    mixed = Backend("cpu", "mixed", "eager")
+    official = copy.deepcopy(spleeter)
+    assert mixed.precision_of(official) == "fp32"
+    assert np.array_equal(stream(mixed.prepare(official), song), expected)
+    ours = copy.deepcopy(spleeter)
+    ours.kernels_in_bf16 = ours.kernels
+    assert mixed.precision_of(ours) == "mixed"
+    assert np.array_equal(stream(mixed.prepare(ours), song), stream(prepared(spleeter, "bf16"), song))
+
+
+@pytest.mark.parametrize("name", ["band", "cascade"])
+def test_what_was_trained_here_names_its_kernels_for_bf16(name):
+    arch = architecture(name)
+    model = arch.model(arch.config.tiny())
+    assert model.kernels
+    assert model.kernels_in_bf16 == model.kernels
 
 
 def test_a_prepared_model_is_in_eval_mode_and_holds_no_gradients(spleeter):

@@ -154,9 +154,11 @@ def _device_name(device: str) -> str:
 def _has_bf16() -> bool:
     import torch
 
+    from iseparate.engine.backend import cpu_is_made_for_bf16
+
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return cpu_is_made_for_bf16()
 
 
 def _readable() -> str:

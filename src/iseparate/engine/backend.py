@@ -32,23 +32,28 @@ class Backend:
     """A choice that has been checked against this machine."""
 
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "mixed", "bf16"]
+    """Mixed: bf16 for the kernels that a model names for it, fp32 for all others."""
     runtime: Literal["eager", "compile", "openvino", "onnx"]
 
     def prepare(self, model: SeparationModel) -> SeparationModel:
         """The model in eval mode on the device, its kernels run as chosen. The model is changed in place."""
         model.eval().requires_grad_(False).to(self.device)
         for name in model.kernels:
-            kernel = model.get_submodule(name)
-            model.set_submodule(name, self._wrap(kernel))
+            in_bf16 = self.precision == "bf16" or (self.precision == "mixed" and name in model.kernels_in_bf16)
+            model.set_submodule(name, self._wrap(model.get_submodule(name), in_bf16))
         return model
 
-    def _wrap(self, kernel: nn.Module) -> nn.Module:
+    def precision_of(self, model: SeparationModel) -> Literal["fp32", "mixed", "bf16"]:
+        """What `precision` comes to for a model: mixed is fp32 where it names no kernels for bf16."""
+        return self.precision if self.precision != "mixed" or model.kernels_in_bf16 else "fp32"
+
+    def _wrap(self, kernel: nn.Module, in_bf16: bool) -> nn.Module:
         if self.runtime == "openvino":
-            return _RuntimeKernel(kernel, lambda k, x: _openvino(k, x, self.precision))
+            return _RuntimeKernel(kernel, lambda k, x: _openvino(k, x, in_bf16))
         if self.runtime == "onnx":
             return _RuntimeKernel(kernel, _onnx)
-        eager = _EagerKernel(kernel, self.device, self.precision)
+        eager = _EagerKernel(kernel, self.device, in_bf16)
         if self.runtime == "compile":
             eager.compile()
         return eager
@@ -58,8 +63,8 @@ def choose_backend(device: str = "auto", precision: Precision = "auto", runtime:
     """Resolve every ``auto`` and refuse what this machine cannot do.
 
     Auto means: the first of CUDA, Apple's MPS and CPU that there is; fp32, the precision in which parity with the
-    original systems is proven; eager PyTorch, since the other runtimes take ten seconds to compile a network, which
-    only a long batch wins back.
+    original systems is proven, but mixed on a CPU that is made for bf16; eager PyTorch, since the other runtimes take
+    ten seconds to compile a network, which only a long batch wins back.
 
     Raises:
         BackendError: a device or runtime that is not here, or a combination that cannot be.
@@ -78,7 +83,14 @@ def choose_backend(device: str = "auto", precision: Precision = "auto", runtime:
         raise BackendError(f"the {runtime} backend runs on the CPU only; leave out --device {device} or the backend")
     if runtime == "onnx" and precision == "bf16":
         raise BackendError("the onnx backend runs in fp32 only; use --backend openvino or eager for bf16")
-    return Backend(device, "fp32" if precision == "auto" else precision, runtime)
+    if precision != "auto":
+        return Backend(device, precision, runtime)
+    return Backend(device, "mixed" if on_cpu and runtime != "onnx" and cpu_is_made_for_bf16() else "fp32", runtime)
+
+
+def cpu_is_made_for_bf16() -> bool:
+    """True where bf16 has matrix units of its own (AMX); elsewhere it is no faster than fp32, or far slower."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _choose_device(device: str) -> str:
@@ -102,16 +114,16 @@ def _choose_device(device: str) -> str:
 class _EagerKernel(nn.Module):
     """The network as PyTorch runs it, channels last (a tenth to a fifth faster for convolutions on a CPU)."""
 
-    def __init__(self, kernel: nn.Module, device: str, precision: str):
+    def __init__(self, kernel: nn.Module, device: str, in_bf16: bool):
         super().__init__()
         self.kernel = kernel.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device_type = torch.device(device).type
-        self._bf16 = precision == "bf16"
+        self._in_bf16 = in_bf16
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._in_bf16):
             output: Tensor = self.kernel(x)
         return output.float()
 
@@ -135,17 +147,16 @@ class _RuntimeKernel(nn.Module):
         return self._built[shape](x)
 
 
-def _openvino(kernel: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
+def _openvino(kernel: nn.Module, example: Tensor, in_bf16: bool) -> Callable[[Tensor], Tensor]:
     import openvino
 
     with _quietly():
         network = openvino.convert_model(kernel, example_input=example, input=[list(example.shape)])
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     compiled = openvino.compile_model(
         network,
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         },

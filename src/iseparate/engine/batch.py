@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from iseparate.audio.decode import Decoder
 from iseparate.audio.excerpt import Excerpt
+from iseparate.engine.behind import Behind
 from iseparate.engine.jobs import run_jobs
 from iseparate.engine.manifest import Manifest, file_sha256, intact_stems, read_manifest
 from iseparate.engine.names import Claims, Naming, safe_name, track_names
@@ -23,7 +24,7 @@ from iseparate.engine.outputs import StemFiles, Storage
 from iseparate.engine.request import Output, output_named, render
 from iseparate.engine.results import Progress, Reporter, SongResult
 from iseparate.engine.songs import find_songs
-from iseparate.engine.stream import BLOCK_SAMPLES
+from iseparate.engine.stream import BLOCK_SAMPLES, StemBlock
 from iseparate.errors import IseparateError
 from iseparate.versions import versions
 
@@ -144,12 +145,17 @@ class _Batch:
                 expected_samples=expected,
                 heard=heard,
             )
-            with closing(stretches):
+
+            def keep(stretch: StemBlock) -> None:
+                files.write(render(missing, stretch.mix, stretch.stems))
+                meter.add(stretch)
+
+            with closing(stretches), Behind(keep) as behind:
                 for stretch in stretches:
                     self._stop_if_cancelled()
-                    files.write(render(missing, stretch.mix, stretch.stems))
-                    meter.add(stretch)
+                    behind.take(stretch)
                     report.done(meter.samples)
+            report.done(meter.samples)
             stored = files.finish()
             null_db = meter.null_db if meter.null_db is not None or not earlier else earlier.null_db
             if files.is_clamped:

@@ -98,7 +98,7 @@ class Separator:
         self._notify = logging.getLogger("iseparate").warning if notify is None else notify
         self._announced_bytes = 0
         self.settings: dict[str, Any] = {
-            "precision": self.backend.precision,
+            "precision": self.backend.precision_of(self.model),
             "backend": self.backend.runtime,
             "overlap": overlap if overlap is not None else self.spec.default_overlap,
             "segment_samples": self.plan.segment_samples,

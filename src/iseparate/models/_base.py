@@ -24,6 +24,8 @@ class SeparationModel(nn.Module):
     """The architecture's Config that the network was built from."""
     kernels: tuple[str, ...] = ()
     """Names of the submodules where the time goes: real tensors in and out, so that a runtime can replace them."""
+    kernels_in_bf16: tuple[str, ...] = ()
+    """Those of them that run in bf16 unasked, on a CPU made for it: they have no original to be equal to."""
     without_output: tuple[str, ...] = ()
     """Parameters that the published network has though `forward` does not depend on them: patterns of ``fnmatch``."""
 

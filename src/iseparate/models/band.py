@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from iseparate.models._base import SeparationModel
 from iseparate.models._registry import register
 from iseparate.nn.dense import D2Block, MD3Net
-from iseparate.nn.stft import centred_signal, centred_spectrum, hann
+from iseparate.nn.stft import centred_signal, centred_spectrum, hann, masked
 from iseparate.types import ModelSpec, TrackStatistics
 
 _INPUTS = 4
@@ -271,6 +271,7 @@ class Band(SeparationModel):
     """Spectra, shares of the stems, and back."""
 
     kernels: tuple[str, ...] = ("masks",)
+    kernels_in_bf16 = kernels
     config: Config
     window: Tensor
 
@@ -297,7 +298,9 @@ class Band(SeparationModel):
         spectra = centred_spectrum(mix, self.window, self.config.hop_samples)
         # The shares sum to one, so the last stem is what the others leave: one inverse transform less.
         shares = self._ungrouped(self._shares(spectra)[:, :-1])
-        estimates = centred_signal(shares * spectra[:, None], self.window, self.config.hop_samples, mix.shape[-1])
+        estimates = centred_signal(
+            masked(spectra[:, None], shares), self.window, self.config.hop_samples, mix.shape[-1]
+        )
         return torch.cat([estimates, (mix - estimates.sum(1))[:, None]], 1)
 
     def training_loss(self, mix: Tensor, stems: Tensor, criterion: nn.Module) -> dict[str, Tensor]:

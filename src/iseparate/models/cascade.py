@@ -54,7 +54,7 @@ class Config:
     """The stem that each part but the last leaves to the next; it is no stem of the whole."""
     segment_seconds: float = 11.79
     """Just what Spleeter makes one patch of, with the frame before it: more takes memory, less takes time."""
-    overlap: float = 0.125
+    overlap: float = 0.0625
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.parts) <= MOST_PARTS or len(self.hands_on) != len(self.parts) - 1:
@@ -106,6 +106,7 @@ class Cascade(SeparationModel):
         self.kernels = tuple(
             f"parts.{number}.{kernel}" for number, part in enumerate(self._models) for kernel in part.kernels
         )
+        self.kernels_in_bf16 = self.kernels
         self.spec = _spec(config, specs)
 
     @property

@@ -30,6 +30,11 @@ def spectrum(signal: Tensor, window: Tensor, hop_samples: int) -> Tensor:
     return spectra
 
 
+def masked(spectra: Tensor, masks: Tensor) -> Tensor:
+    """Complex spectra times real masks that fit their shape; faster than ``*``, which makes the masks complex first."""
+    return torch.view_as_complex(torch.view_as_real(spectra) * masks[..., None])
+
+
 def overlap_frames(spectra: Tensor, window: Tensor, hop_samples: int) -> Tensor:
     """The weighted sum of overlapping frames: the inverse of `spectrum` up to the windows' own sum.
 

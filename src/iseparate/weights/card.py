@@ -16,6 +16,8 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -298,7 +300,8 @@ def cards_of(card: Card) -> list[Card]:
     return parts
 
 
-def parse_card(text: bytes, origin: str) -> list[Card]:
+@lru_cache(maxsize=512)
+def parse_card(text: bytes, origin: str) -> Sequence[Card]:
     """Read the models that a card file defines.
 
     `origin` is its path or name, whose last part must be ``<id>.toml``. Raises UsageError.
@@ -313,7 +316,7 @@ def parse_card(text: bytes, origin: str) -> list[Card]:
         raise UsageError(f"The card {origin} is not valid: {_first_fault(error)}; mend it.") from error
     if Path(origin).name != f"{table.id}.toml":
         raise UsageError(f"The card {origin} has the id {table.id}, so its file must be named {table.id}.toml.")
-    return table.cards()
+    return tuple(table.cards())
 
 
 def _own_card_files() -> dict[str, bytes]:
