@@ -96,7 +96,7 @@ Device = Annotated[
 ]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option(metavar="KIND", rich_help_panel=ENGINE_PANEL, help="Arithmetic: auto (which is fp32), fp32 or bf16."),
+    typer.Option(metavar="KIND", rich_help_panel=ENGINE_PANEL, help="Arithmetic: fp32, bf16 or auto: fp32, but bf16 for networks trained here on CPUs made for it."),
 ]
 BackendOption = Annotated[
     Runtime,
