@@ -1,8 +1,9 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from iseparate.models._registry import architecture
 from iseparate.models.cascade import Cascade, Config, Part
 
 
@@ -80,3 +81,10 @@ def test_a_stem_that_was_handed_on_may_come_back_of_the_last_part(mix):
         torch.testing.assert_close(model(mix).sum(1), mix, atol=1e-5, rtol=0)
     assert model.narrowed(("other",)) is model
     assert model.narrowed(("bass",)).spec.stems == ("drums", "bass")
+
+
+def test_only_networks_that_bf16_leaves_alone_run_in_it():
+    config = {**asdict(architecture("x_umx").config.tiny()), "targets": ("drums", "bass")}
+    model = Cascade(replace(Config.tiny(), parts=(SPLEETER, Part(arch="x_umx", config=config))))
+    assert len(model.kernels) == 2
+    assert model.kernels_in_bf16 == ("parts.0.networks",)

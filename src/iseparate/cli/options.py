@@ -96,7 +96,11 @@ Device = Annotated[
 ]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option(metavar="KIND", rich_help_panel=ENGINE_PANEL, help="Arithmetic: fp32, bf16 or auto: fp32, but bf16 for networks trained here on CPUs made for it."),
+    typer.Option(
+        metavar="KIND",
+        rich_help_panel=ENGINE_PANEL,
+        help="Arithmetic: fp32, bf16 or auto (fp32; bf16 for networks trained here, where the CPU is made for it).",
+    ),
 ]
 BackendOption = Annotated[
     Runtime,

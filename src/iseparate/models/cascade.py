@@ -23,6 +23,8 @@ from iseparate.models._registry import architecture, register
 from iseparate.types import ModelSpec, TrackStatistics
 
 MOST_PARTS = 8
+_ALIKE_IN_BF16 = ("band", "spleeter")
+"""Architectures whose scores bf16 was seen not to move; in a cascade they have no original to be equal to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +105,13 @@ class Cascade(SeparationModel):
         self.parts = nn.ModuleList(_built(part) for part in config.parts)
         self._handed_on = config.hands_on
         specs = [part.spec for part in self._models]
-        self.kernels = tuple(
-            f"parts.{number}.{kernel}" for number, part in enumerate(self._models) for kernel in part.kernels
-        )
-        self.kernels_in_bf16 = self.kernels
+        kernels = [
+            (part.arch, f"parts.{number}.{kernel}")
+            for number, part in enumerate(config.parts)
+            for kernel in self._models[number].kernels
+        ]
+        self.kernels = tuple(name for _, name in kernels)
+        self.kernels_in_bf16 = tuple(name for arch, name in kernels if arch in _ALIKE_IN_BF16)
         self.spec = _spec(config, specs)
 
     @property
