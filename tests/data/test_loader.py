@@ -121,8 +121,8 @@ def test_the_mix_is_the_sum_of_the_stems(excerpts, tmp_path):
     assert (batch.mix() == 0.25).all()
 
 
-# PyTorch raises at the signal wherever the program happens to be; within a callback of the garbage collector Python only
-# prints that. The sentence comes all the same.
+# PyTorch raises at the signal wherever the program happens to be; within a callback of the garbage collector Python
+# only prints that. The sentence comes all the same.
 raised_anywhere = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
